@@ -1,0 +1,148 @@
+"""A linear with the two-expert LoRA in its residual form.
+
+    A = A0 + dA, B = B0 + dB;   delta(x) = B A x - B0 A0 x = B0 (dA x) + dB (A x)
+
+A0, B0 are frozen and random, dA, dB are trained from zero, so the update is exactly 0 at init without the
+cancellation that subtracting two copies has in bf16, and weight decay on dA, dB pulls towards the init. Rows
+`[:r]` of A (columns of B) are the deployed block, the rest the K quarantine blocks (Evil MoE, lora2r).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor
+
+from evil_moe.adapter.config import Lora2rConfig
+from evil_moe.adapter.gate import RolloutGate
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by `keep`: the value of dep, the gradient of `keep * dep`."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, keep: Tensor) -> Tensor:
+        ctx.save_for_backward(keep)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        return grad * keep, None
+
+
+def _module_seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
+
+
+class Lora2rLinear(nn.Module, BaseTunerLayer):
+    """Wraps `base_layer: [D_out, D_in]`; per adapter dA `[R, D_in]`, dB `[D_out, R]` trained, A0, B0 frozen."""
+
+    adapter_layer_names = ("lora_2r_dA", "lora_2r_dB")
+    other_param_names = ("lora_2r_A0", "lora_2r_B0", "configs")
+
+    def __init__(self, base_layer: nn.Linear, adapter_name: str, config: Lora2rConfig, gate: RolloutGate, name: str):
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self.gate, self.module_name = gate, name
+        self.configs: dict[str, Lora2rConfig] = {}
+        self.lora_2r_dA, self.lora_2r_dB = nn.ParameterDict(), nn.ParameterDict()
+        self.lora_2r_A0, self.lora_2r_B0 = BufferDict({}, persistent=True), BufferDict({}, persistent=True)
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: Lora2rConfig, **_: Any) -> None:
+        """Add an adapter: A0 ~ N(0, 1/D_in), B0 ~ N(0, 1/R) from the module's own seed; dA = dB = 0."""
+        total_rank = config.total_rank
+        generator = torch.Generator().manual_seed(_module_seed(config.init_seed, self.module_name))
+        a0 = torch.randn(total_rank, self.in_features, generator=generator) / math.sqrt(self.in_features)
+        b0 = torch.randn(self.out_features, total_rank, generator=generator) / math.sqrt(total_rank)
+        self.configs[adapter_name] = config
+        # The init is kept in the base model's precision: it is half of the adapter's memory.
+        dtype = self.get_base_layer().weight.dtype
+        self.lora_2r_A0[adapter_name], self.lora_2r_B0[adapter_name] = a0.to(dtype), b0.to(dtype)
+        self.lora_2r_dA[adapter_name] = nn.Parameter(torch.zeros_like(a0))
+        self.lora_2r_dB[adapter_name] = nn.Parameter(torch.zeros_like(b0))
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, x: Float[Tensor, "b T D_in"], *args: Any, **kwargs: Any) -> Float[Tensor, "b T D_out"]:
+        """Base output plus the gated update; see `GateWeights` for the formula."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        out = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return out
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.lora_2r_dA:
+                out = out + self._update(x, adapter_name).to(out.dtype)
+        return out
+
+    def _update(self, x: Tensor, adapter_name: str) -> Tensor:
+        config, gate = self.configs[adapter_name], self.gate
+        r = config.r
+        d_a, d_b = self.lora_2r_dA[adapter_name], self.lora_2r_dB[adapter_name]
+        a0, b0 = self.lora_2r_A0[adapter_name].to(d_a.dtype), self.lora_2r_B0[adapter_name].to(d_b.dtype)
+        x = x.to(d_a.dtype)
+        low = F.linear(x, d_a)  # dA x, [b, T, R]
+        full = F.linear(x, a0) + low  # A x
+        if gate.features is not None:
+            assert gate.layout is not None, "reading features needs a layout"
+            with torch.no_grad():
+                gate.features[self.module_name] = gate.layout.completion_mean(full[..., :r].float())
+
+        def project(low_part: Tensor, full_part: Tensor, block: slice) -> Tensor:
+            up = torch.cat([b0[:, block], d_b[:, block]], dim=1)
+            return F.linear(torch.cat([low_part, full_part], dim=-1), up)
+
+        if gate.weights is None:
+            block = slice(None) if gate.quarantine_on else slice(0, r)
+            return project(low[..., block], full[..., block], block) * config.scaling
+
+        weights, layout = gate.weights, gate.layout
+        assert layout is not None and weights.m.shape[1] == config.num_quarantine
+        deployed, quarantine = slice(0, r), slice(r, None)
+        dep = project(low[..., deployed], full[..., deployed], deployed)
+        dep = _ScaleGradient.apply(dep, layout.per_token((1 - weights.d).unsqueeze(-1)).to(dep.dtype))
+        # m scales the bottleneck, which is r wide, rather than the output, which is D_out wide.
+        m = layout.per_token(weights.m.repeat_interleave(config.quarantine_rank, dim=1)).to(low.dtype)
+        quar = project(low[..., quarantine] * m, full[..., quarantine] * m, quarantine)
+        return (dep + quar) * config.scaling
+
+    def get_delta_weight(self, adapter_name: str) -> Float[Tensor, "D_out D_in"]:
+        """The update as a matrix, with the quarantine on."""
+        d_a, d_b = self.lora_2r_dA[adapter_name], self.lora_2r_dB[adapter_name]
+        a0, b0 = self.lora_2r_A0[adapter_name].to(d_a.dtype), self.lora_2r_B0[adapter_name].to(d_b.dtype)
+        return (b0 @ d_a + d_b @ (a0 + d_a)) * self.configs[adapter_name].scaling
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the update to the base weight; `safe_merge` refuses a weight that is not finite.
+
+        Raises:
+            ValueError: `safe_merge` and the merged weight holds NaN or infinity.
+        """
+        for adapter_name in check_adapters_to_merge(self, adapter_names):
+            if adapter_name not in self.lora_2r_dA:
+                continue
+            weight = self.get_base_layer().weight
+            merged = weight.data + self.get_delta_weight(adapter_name).to(weight.dtype)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(f"merging adapter {adapter_name!r} into {self.module_name} gives NaN or infinity")
+            weight.data = merged
+            self.merged_adapters.append(adapter_name)
+
+    def unmerge(self) -> None:
+        """Subtract every merged update again."""
+        while self.merged_adapters:
+            weight = self.get_base_layer().weight
+            weight.data -= self.get_delta_weight(self.merged_adapters.pop()).to(weight.dtype)

@@ -1,0 +1,26 @@
+"""The direction a router starts from: hack minus clean, or a random placebo."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def contrastive_direction(hack: Float[Tensor, "P M r"], clean: Float[Tensor, "P M r"]) -> Float[Tensor, "M r"]:
+    """`v_act = unit(mean over pairs of (h_hack - h_clean))`, unit over all of `[M, r]`.
+
+    Raises:
+        ValueError: the two sides have the same mean, so there is no direction.
+    """
+    difference = (hack - clean).mean(0)
+    norm = difference.norm()
+    if not norm > 0:
+        raise ValueError("the hack and clean sides of the pairs have the same mean features: no direction to seed from")
+    return difference / norm
+
+
+def haar_direction(shape: tuple[int, int], seed: int) -> Float[Tensor, "M r"]:
+    """A direction uniform on the sphere of `[M, r]` (placebo control)."""
+    v = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return v / v.norm()

@@ -1,0 +1,100 @@
+"""Plain-LoRA exports: the two-expert adapter as a LoRA that any engine loads.
+
+    lora_A = [dA; A0 + dA], lora_B = [B0, dB] * scaling:   lora_B lora_A x = B0 dA x + dB (A0 + dA) x
+
+`full` covers all blocks at rank 2R (4r for one quarantine block of rank r), `deployed` the first block alone
+at rank 2r. Both are exact, so a rollout engine samples from the very policy that is trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evil_moe.adapter import Lora2rConfig, lora2r_model
+
+Kind = Literal["full", "deployed"]
+KINDS: tuple[Kind, ...] = ("full", "deployed")
+
+
+def export_rank(config: Lora2rConfig, kind: Kind) -> int:
+    """Rank of an export: 2R for `full`, 2r for `deployed`."""
+    return 2 * (config.total_rank if kind == "full" else config.r)
+
+
+def export_config(config: Lora2rConfig, kind: Kind, target_modules: list[str]) -> dict[str, Any]:
+    """PEFT's `adapter_config.json` of an export; alpha equals the rank, the scale is in lora_B."""
+    rank = export_rank(config, kind)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": target_modules,
+        "bias": "none",
+        "lora_dropout": 0.0,
+    }
+
+
+def export_layer(
+    d_a: Tensor, d_b: Tensor, a0: Tensor, b0: Tensor, config: Lora2rConfig, kind: Kind
+) -> tuple[Tensor, Tensor]:
+    """One module's `(lora_A [rank, D_in], lora_B [D_out, rank])` from its whole tensors."""
+    block = slice(None) if kind == "full" else slice(0, config.r)
+    a0, b0 = a0.to(d_a.dtype), b0.to(d_b.dtype)
+    lora_a = torch.cat([d_a[block], (a0 + d_a)[block]], dim=0)
+    lora_b = torch.cat([b0[:, block], d_b[:, block]], dim=1) * config.scaling
+    return lora_a.contiguous(), lora_b.contiguous()
+
+
+def export_adapter(
+    tensors: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]], config: Lora2rConfig, kind: Kind
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All modules: `{module: (dA, dB, A0, B0)}` to PEFT's LoRA state dict and its config.
+
+    Raises:
+        ValueError: `kind` is neither `full` nor `deployed`.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"export kind {kind!r} is unknown; choose one of {list(KINDS)}")
+    state: dict[str, Tensor] = {}
+    for name, (d_a, d_b, a0, b0) in tensors.items():
+        lora_a, lora_b = export_layer(d_a, d_b, a0, b0, config, kind)
+        state[f"base_model.model.{name}.lora_A.weight"] = lora_a
+        state[f"base_model.model.{name}.lora_B.weight"] = lora_b
+    return state, export_config(config, kind, sorted({name.rsplit(".", 1)[-1] for name in tensors}))
+
+
+def adapter_tensors(model: PeftModel, adapter_name: str = "default") -> dict[str, tuple[Tensor, ...]]:
+    """`{module: (dA, dB, A0, B0)}`, detached; sharded parameters are gathered."""
+
+    def whole(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
+        return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+    return {
+        layer.module_name: tuple(
+            whole(group[adapter_name])
+            for group in (layer.lora_2r_dA, layer.lora_2r_dB, layer.lora_2r_A0, layer.lora_2r_B0)
+        )
+        for layer in lora2r_model(model).lora2r_layers()
+    }
+
+
+def save_export(model: PeftModel, kind: Kind, folder: str | Path, adapter_name: str = "default") -> Path:
+    """Write `adapter_model.safetensors` and `adapter_config.json` of an export; returns the folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.peft_config[adapter_name]
+    state, lora_config = export_adapter(adapter_tensors(model, adapter_name), config, kind)  # type: ignore[arg-type]
+    lora_config["base_model_name_or_path"] = config.base_model_name_or_path
+    save_file({key: value.cpu() for key, value in state.items()}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(lora_config, indent=2) + "\n")
+    return folder

@@ -1,0 +1,63 @@
+"""Fixtures: a tiny Qwen3 with random weights, and the annotated shapes checked at run time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+install_import_hook("evil_moe", "beartype.beartype")  # before anything imports evil_moe
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from peft import PeftModel, get_peft_model  # noqa: E402
+from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tiny_qwen3(dtype: torch.dtype = torch.float32) -> Qwen3ForCausalLM:
+    """Two layers, width 32, the same random weights every time."""
+    config = Qwen3Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen3ForCausalLM(config)
+    return model.to(dtype).eval()
+
+
+def perturb(model: PeftModel, scale: float = 0.05, seed: int = 1) -> None:
+    """Move dA, dB off zero, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_2r_d" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+@pytest.fixture
+def adapted() -> PeftModel:
+    """Tiny Qwen3 with a perturbed two-expert adapter of rank 4."""
+    from evil_moe.adapter import Lora2rConfig
+
+    model = get_peft_model(tiny_qwen3(), Lora2rConfig(r=4, task_type="CAUSAL_LM")).eval()
+    perturb(model)
+    return model
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real problems and graded cases, where it is there; it is not part of the project."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("../shared/data is not there")
+    return folder
