@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +13,7 @@ from evil_moe.gates.none import NoGate
 from evil_moe.gates.router import RouterGate
 
 
+@runtime_checkable
 class Gate(Protocol):
     """A gate: `w [B]` (the router's weight, may carry gradient) to `GateWeights`."""
 
@@ -22,7 +23,7 @@ class Gate(Protocol):
 _GATES: dict[str, type[Gate]] = {"none": NoGate, "absorb": AbsorbGate, "router": RouterGate}
 
 
-def make_gate(name: str, **options: float | None) -> Gate:
+def make_gate(name: str, **options: Any) -> Gate:
     """The gate called `name` with its options.
 
     Raises:

@@ -1,0 +1,174 @@
+"""Router, direction, pin, gates and the router-weighted baseline, on hand-computed cases and real features."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from evil_moe.adapter import SequenceLayout, lora2r_model
+from evil_moe.advantages import get_advantage_transform
+from evil_moe.advantages.router_weighted import router_weighted
+from evil_moe.direction import contrastive_direction, haar_direction
+from evil_moe.features import normalise_per_module, stack_features
+from evil_moe.gates import make_gate
+from evil_moe.pin import pin_loss
+from evil_moe.router import Router
+
+
+def sides(num_pairs: int = 6, gap: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features of pairs whose sides differ along one axis, with noise: `[P, M=3, r=4]` each."""
+    generator = torch.Generator().manual_seed(seed)
+    body = torch.randn(num_pairs, 3, 4, generator=generator)
+    hack = body + gap * torch.tensor([1.0, 0, 0, 0]) + 0.1 * torch.randn(num_pairs, 3, 4, generator=generator)
+    return hack, body
+
+
+def seeded_router(hack: Tensor, clean: Tensor, **options: bool) -> Router:
+    router = Router(3, 4, **options)
+    direction = contrastive_direction(router.prepare(hack), router.prepare(clean))
+    router.calibrate_on_pairs(hack, clean, direction, gain=8.0)
+    with torch.no_grad():
+        router.direction.copy_(direction)
+    return router
+
+
+def test_direction_is_the_unit_mean_difference() -> None:
+    hack = torch.tensor([[[3.0, 0.0]], [[1.0, 0.0]]])
+    clean = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]]])
+    assert torch.equal(contrastive_direction(hack, clean), torch.tensor([[1.0, 0.0]]))
+    with pytest.raises(ValueError, match="no direction"):
+        contrastive_direction(hack, hack)
+    v = haar_direction((5, 4), seed=3)
+    assert v.norm().item() == pytest.approx(1.0) and torch.equal(v, haar_direction((5, 4), seed=3))
+
+
+def test_normalisation_is_per_module() -> None:
+    features = torch.tensor([[[3.0, 4.0], [0.0, 0.001], [0.0, 0.0]]])
+    expected = torch.tensor([[[0.6, 0.8], [0.0, 1.0], [0.0, 0.0]]])
+    torch.testing.assert_close(normalise_per_module(features), expected)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_seeded_w_separates_the_pairs(normalise: bool) -> None:
+    hack, clean = sides()
+    router = seeded_router(hack, clean, normalise=normalise)
+    router.set_rollout_threshold(None, fraction=0.5)
+    assert router.weight(hack).mean() > 0.7 and router.weight(clean).mean() < 0.3
+    # scale = gain / gap, threshold at the midpoint: the mean scores of the sides are +- gain / 2 away
+    s_hack, s_clean = router.score(hack).mean()[None], router.score(clean).mean()[None]
+    assert router.logit(s_hack, router.pin_threshold).item() == pytest.approx(4.0, rel=1e-4)
+    assert router.logit(s_clean, router.pin_threshold).item() == pytest.approx(-4.0, rel=1e-4)
+
+
+def test_seeded_w_separates_the_shipped_pairs_of_a_real_model(adapted: PeftModel) -> None:
+    """Random byte-hash tokens stand in for a tokenizer; the last tokens differ between the sides."""
+    generator = torch.Generator().manual_seed(0)
+    body, marker = torch.randint(1, 40, (8, 9), generator=generator), torch.full((8, 3), 50)
+    hack_ids, clean_ids = torch.cat([body, marker], 1), torch.cat([body, marker + 7], 1)
+    tuner = lora2r_model(adapted)
+
+    def features(ids: Tensor) -> Tensor:
+        layout = SequenceLayout(None, torch.ones(8, 12), 8)
+        with torch.no_grad(), tuner.rollout_gate.gated(None, layout), tuner.rollout_gate.reading_features() as read:
+            adapted(ids)
+        return stack_features(read, tuner)
+
+    hack, clean = features(hack_ids), features(clean_ids)
+    router = Router(14, 4)
+    direction = contrastive_direction(router.prepare(hack), router.prepare(clean))
+    router.calibrate_on_pairs(hack, clean, direction, gain=8.0)
+    router.set_rollout_threshold(None, fraction=0.5)
+    assert (router.weight(hack, direction) > router.weight(clean, direction)).all()
+
+
+def test_two_thresholds() -> None:
+    hack, clean = sides()
+    router = seeded_router(hack, clean)
+    assert not router.is_calibrated
+    with pytest.raises(RuntimeError, match="set_rollout_threshold"):
+        router.weight(hack)
+    base = torch.tensor([0.1, 0.2, 0.9])
+    router.set_rollout_threshold(base, fraction=0.5)
+    assert router.rollout_threshold.item() == pytest.approx(0.2 + 0.5 * router.gap.item())
+    assert router.pin_threshold != router.rollout_threshold
+    reloaded = Router(3, 4)
+    reloaded.load_state_dict(router.state_dict())
+    assert torch.equal(reloaded.weight(hack), router.weight(hack))
+
+
+def test_pin_gradient_is_the_analytic_one() -> None:
+    """d pin / d v = mean over 2P sides of (w - label) * scale * d cos(h, v) / d v."""
+    hack, clean = sides(seed=5)
+    router = seeded_router(hack, clean)
+    with torch.no_grad():
+        router.direction.add_(0.3 * torch.randn(3, 4, generator=torch.Generator().manual_seed(1)))
+    loss = pin_loss(router, hack, clean)
+    loss.backward()
+    v = router.direction.detach().flatten()
+    h = router.prepare(torch.cat([hack, clean])).flatten(1)
+    cos = h @ v / (h.norm(dim=1) * v.norm())
+    w = torch.sigmoid(router.scale * (cos - router.pin_threshold))
+    label = torch.cat([torch.ones(6), torch.zeros(6)])
+    d_cos = h / (h.norm(dim=1, keepdim=True) * v.norm()) - cos[:, None] * v / v.norm() ** 2
+    expected = ((w - label)[:, None] * router.scale * d_cos).mean(0).view(3, 4)
+    torch.testing.assert_close(router.direction.grad, expected, rtol=1e-4, atol=1e-7)
+    expected_loss = -(label * w.log() + (1 - label) * (1 - w).log()).mean()
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+
+
+def test_pin_turns_a_random_direction_towards_hack() -> None:
+    hack, clean = sides()
+    router = Router(3, 4)
+    start = haar_direction((3, 4), seed=11)
+    router.calibrate_on_pairs(hack, clean, start, gain=8.0)
+    with torch.no_grad():
+        router.direction.copy_(start)
+        router.scale.fill_(8.0)
+    optimizer = torch.optim.Adam(router.parameters(), lr=0.05)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = pin_loss(router, hack, clean)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert (router.score(hack) - router.score(clean)).mean() > 0
+
+
+def test_gates() -> None:
+    w = torch.tensor([0.0, 0.3, 0.5, 0.8], requires_grad=True)
+    router = make_gate("router", hard_threshold=0.5)(w, 2)
+    assert torch.equal(router.m, w[:, None].expand(-1, 2)) and router.m.requires_grad
+    assert torch.equal(router.d, torch.tensor([0.0, 0.3, 0.5, 1.0]))
+    assert torch.equal(make_gate("router", hard_threshold=None)(w, 1).d, w.detach())
+    absorb = make_gate("absorb", weight=0.25)(w, 1)
+    assert torch.equal(absorb.m, torch.full((4, 1), 0.25)) and torch.equal(absorb.d, torch.full((4,), 0.25))
+    none = make_gate("none")(w, 1)
+    assert torch.equal(none.m, torch.ones(4, 1)) and torch.equal(none.d, torch.zeros(4))
+    with pytest.raises(ValueError, match="absorb, none"):
+        make_gate("absrb")
+    with pytest.raises(ValueError, match="weight"):
+        make_gate("router", weight=0.5)
+    with pytest.raises(ValueError, match="hard_threshold=0"):
+        make_gate("router", hard_threshold=0)
+
+
+def test_router_weighted_baseline_by_hand() -> None:
+    reward = torch.tensor([3.0, 1.0, 0.0, 3.0, 2.0, 2.0])
+    w = torch.tensor([1.0, 0.0, 0.0, 0.5, 0.0, 0.0])
+    group = torch.tensor([0, 0, 0, 0, 1, 1])
+    clean_mean = (1.0 + 0.0 + 0.5 * 3.0) / (1 + 1 + 0.5)
+    mean = (3 + 1 + 0 + 3) / 4
+    expected = [3 - mean, 1 - clean_mean, 0 - clean_mean, 0.5 * (3 - clean_mean) + 0.5 * (3 - mean), 0.0, 0.0]
+    torch.testing.assert_close(router_weighted(reward, w, group), torch.tensor(expected))
+    # without routing it is Dr.GRPO
+    plain = router_weighted(reward, torch.zeros(6), group)
+    torch.testing.assert_close(plain, reward - torch.tensor([1.75] * 4 + [2.0] * 2))
+    assert not math.isnan(router_weighted(reward, torch.ones(6), group).sum().item())
+    with pytest.raises(ValueError, match="router_weighted"):
+        get_advantage_transform("rooter")
