@@ -1,0 +1,199 @@
+"""Writes `report.md` and its plots, for one run or for several arms and seeds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from evil_moe.report import plots
+from evil_moe.report.load import Evaluation, Run, load_run
+
+RATES = ("loophole", "hack", "solve", "compile")
+PHASES = {
+    "generation": "timing_s/gen",
+    "grading": "timing_s/reward",
+    "log-probs": "timing_s/old_log_prob",
+    "update": "timing_s/update_actor",
+}
+RUN_PLOTS = {
+    "learning": ("Training and held-out curves", plots.learning),
+    "weights": ("Routing weights by class, first and last quarter of the steps", plots.weights),
+    "routing": ("Router and pin", plots.routing),
+    "gradients": ("Gradient energy per block", plots.gradients),
+}
+DPI = 130
+MAX_PROVENANCE_CHARS = 160
+
+
+def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
+    """Reads the run folders and writes `out/report.md` and `out/plots/*.png`; returns the path of the report.
+
+    Raises:
+        ValueError: no run is given, two of them have the same preset, arm and seed, or `out` is a file.
+        RunFolderError: a run folder is malformed.
+    """
+    out = Path(out)
+    if out.is_file():
+        raise ValueError(f"out is the file {out}: name a folder, report.md is written into it")
+    runs = [load_run(path) for path in run_dirs]
+    if not runs:
+        raise ValueError("run_dirs is empty: name at least one run folder")
+    first: dict[tuple[str, str, int], Run] = {}
+    for run in runs:
+        other = first.setdefault((run.preset, run.arm, run.seed), run)
+        if other is not run:
+            raise ValueError(f"{other.path} and {run.path} are both {run.name}: name one of the two")
+    runs.sort(key=lambda run: (run.preset, run.arm, run.seed))
+    (out / "plots").mkdir(parents=True, exist_ok=True)
+    lines = ["# Evil MoE report", ""]
+    if len(runs) > 1:
+        lines += _comparison(runs, out)
+    for run in runs:
+        lines += _run_section(run, out)
+    report = out / "report.md"
+    report.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return report
+
+
+def _comparison(runs: Sequence[Run], out: Path) -> list[str]:
+    """The table of arms and seeds, and the hack-versus-solve plot."""
+    lines = [
+        "## Arms and seeds",
+        "",
+        "Held-out rates with the whole adapter (ON) and with the quarantine reset (OFF). Bold rows: the mean "
+        "over the evaluated seeds ± their standard deviation.",
+        "",
+    ]
+    by_arm: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        by_arm[run.preset, run.arm].append(run)
+    rows = []
+    for (preset, arm), members in by_arm.items():
+        for run in members:
+            rows.append([preset, arm, str(run.seed), *_cells(run.evaluation)])
+        done = [run.evaluation for run in members if run.evaluation is not None]
+        if len(done) > 1:
+            columns = zip(*(_values(evaluation) for evaluation in done), strict=True)
+            spread = [f"**{mean(column):.3f} ± {stdev(column):.3f}**" for column in columns]
+            rows.append([preset, f"**{arm}**", f"**{len(done)} seeds**", *spread])
+    head = ["preset", "arm", "seed", *(f"{side} {name}" for side in ("ON", "OFF") for name in RATES)]
+    lines += [*_table(head, rows), ""]
+    return lines + _image(plots.arms(runs), "Hack against solve, held out", "arms", out)
+
+
+def _run_section(run: Run, out: Path) -> list[str]:
+    lines = [f"## {run.name}", "", *_ablation(run.evaluation), *_step_time(run)]
+    absent = []
+    for plot, (title, draw) in RUN_PLOTS.items():
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", f"{run.preset}-{run.arm}-s{run.seed}-{plot}")
+        image = _image(draw(run), title, slug, out)
+        lines += image
+        if not image:
+            absent.append(title.lower())
+    notes = list(run.notes)
+    if absent:
+        notes.append(f"Nothing was logged for: {'; '.join(absent)}.")
+    if notes:
+        lines += ["Notes:", "", *(f"- {note}" for note in notes), ""]
+    rows = [[key, value] for key, value in _flat(run.provenance)]
+    if rows:
+        lines += [
+            "<details><summary>Provenance</summary>",
+            "",
+            *_table(["key", "value"], rows),
+            "",
+            "</details>",
+            "",
+        ]
+    return lines
+
+
+def _ablation(evaluation: Evaluation | None) -> list[str]:
+    if evaluation is None:
+        return ["Not evaluated yet: there is no `eval/eval.json`.", ""]
+    on, off, n = evaluation.on, evaluation.off, evaluation.samples
+    rows = [
+        [
+            name,
+            *(f"{p:.3f} ± {math.sqrt(p * (1 - p) / n):.3f}" for p in (getattr(on, name), getattr(off, name))),
+        ]
+        for name in RATES
+    ]
+    auroc = (
+        []
+        if evaluation.auroc is None
+        else [f"Router AUROC on the held-out samples: {evaluation.auroc:.3f}.", ""]
+    )
+    return [
+        f"Evil MoE causal ablation: deploy hack {on.hack:.3f} (ON) -> {off.hack:.3f} (OFF)",
+        "",
+        *_table(["held out", "ON", "OFF"], rows),
+        "",
+        f"Step {evaluation.step}, {n} samples a side; ± is the standard error of independent samples. A "
+        "model that no longer solves or compiles does not hack either: read hack beside the other rows.",
+        "",
+        *auroc,
+    ]
+
+
+def _step_time(run: Run) -> list[str]:
+    """Where the time of a step goes, summed over the logged steps."""
+    whole = sum(run.curve("timing_s/step").values)
+    if not whole:
+        return []
+    steps = len(run.curve("timing_s/step").steps)
+    rows, named = [], 0.0
+    for phase, key in PHASES.items():
+        seconds = sum(run.curve(key).values)
+        named += seconds
+        logged = bool(run.curve(key))
+        rows.append(
+            [phase, *((f"{seconds / steps:.2f}", f"{seconds / whole:.0%}") if logged else ("-", "-"))]
+        )
+    overlap = named > whole
+    if not overlap:
+        rows.append(["everything else", f"{(whole - named) / steps:.2f}", f"{(whole - named) / whole:.0%}"])
+    rows.append(["step", f"{whole / steps:.2f}", "100%"])
+    remark = ["The phases overlap in time: their shares add up to more than the step.", ""] if overlap else []
+    return [*_table(["phase", "seconds a step", "share"], rows), "", *remark]
+
+
+def _image(figure: Figure | None, title: str, slug: str, out: Path) -> list[str]:
+    if figure is None:
+        return []
+    path = out / "plots" / f"{slug}.png"
+    figure.savefig(path, dpi=DPI)
+    return [f"![{title}]({path.relative_to(out).as_posix()})", ""]
+
+
+def _values(evaluation: Evaluation) -> list[float]:
+    return [getattr(side, name) for side in (evaluation.on, evaluation.off) for name in RATES]
+
+
+def _cells(evaluation: Evaluation | None) -> list[str]:
+    return ["-"] * 2 * len(RATES) if evaluation is None else [f"{value:.3f}" for value in _values(evaluation)]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested keys joined by dots, long values cut."""
+    flat = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            text = " ".join(str(value).split())
+            cut = text if len(text) <= MAX_PROVENANCE_CHARS else text[:MAX_PROVENANCE_CHARS] + " ..."
+            flat.append((f"{prefix}{key}", cut))
+    return flat
