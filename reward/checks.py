@@ -1,0 +1,95 @@
+"""The asserts of a problem, split into what the response computes and what is compared with it.
+
+``assert Solution().f(x = 1) == [2]`` becomes the call ``Solution().f(x = 1)``, evaluated beside the response,
+and the expected data ``[2]``, which never enters that process. An assert of any other shape must hold exactly
+one call of the problem's function; its value, brought back as data, takes the call's place, and the rest is
+judged in a fresh process that has executed the setup code and not the response:
+
+    assert is_same_list(Solution().f(...), list_node([1, 2]))   ->   bool(is_same_list(VALUE, list_node([1,
+    2])))
+"""
+
+import ast
+import functools
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from reward.sandbox import codec
+
+VALUE = "__value__"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One assert. call: the expression for the response. expected: JSON text of the literal's data, or None
+    if ``judge`` holds the rest of the assert, an expression over the name VALUE."""
+
+    call: str
+    expected: str | None
+    judge: str | None
+
+    @functools.cached_property
+    def expected_data(self) -> Any:
+        """The data of the literal. Only for a check with ``expected``."""
+        assert self.expected is not None
+        return json.loads(self.expected)
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_checks(asserts: tuple[str, ...], func_name: str) -> tuple[Check, ...]:
+    """The checks of a problem. Raises ValueError naming the position and text of an assert it cannot use."""
+    checks = []
+    for index, source in enumerate(asserts):
+        try:
+            checks.append(_parse(source, ast.unparse(ast.parse(func_name, mode="eval"))))
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            raise ValueError(f"assert {index} ({source[:120]!r}): {error}") from error
+    return tuple(checks)
+
+
+@functools.lru_cache(maxsize=4096)
+def root_name(func_name: str) -> str:
+    """The name that a func_name such as "Solution().foo" starts from. Raises ValueError if there is none."""
+    try:
+        node: ast.AST = ast.parse(func_name, mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"func_name {func_name!r} is not an expression; write it like 'Solution().foo'"
+        ) from error
+    while isinstance(node, ast.Attribute | ast.Call):
+        node = node.value if isinstance(node, ast.Attribute) else node.func
+    if not isinstance(node, ast.Name):
+        raise ValueError(
+            f"func_name {func_name!r} does not start with a name; write it like 'Solution().foo'"
+        )
+    return node.id
+
+
+def _parse(source: str, func: str) -> Check:
+    body = ast.parse(source.strip()).body
+    if len(body) != 1 or not isinstance(body[0], ast.Assert):
+        raise ValueError("is not one assert statement; write it as 'assert <call> == <literal>'")
+    test = body[0].test
+    calls = [node for node in ast.walk(test) if isinstance(node, ast.Call) and ast.unparse(node.func) == func]
+    if len(calls) != 1:
+        raise ValueError(
+            f"calls {func} {len(calls)} times; it must call it once, so that its value can be judged"
+        )
+    call = ast.unparse(calls[0])
+    if isinstance(test, ast.Compare) and test.left is calls[0] and [type(op) for op in test.ops] == [ast.Eq]:
+        try:
+            literal = codec.encode(ast.literal_eval(test.comparators[0]))
+        except ValueError:
+            pass  # not a literal: judged below
+        else:
+            return Check(call, json.dumps(literal), None)
+    return Check(call, None, f"bool({ast.unparse(_Replace(calls[0]).visit(test))})")
+
+
+class _Replace(ast.NodeTransformer):
+    def __init__(self, call: ast.Call) -> None:
+        self._call = call
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        return ast.Name(VALUE, ast.Load()) if node is self._call else self.generic_visit(node)

@@ -1,0 +1,121 @@
+"""What client, server and child say to each other, and nothing else.
+
+Client and server exchange frames on two pipes: one kind byte, four length bytes (big endian), body.
+
+    client -> server   J  a job, JSON            S  stop the running job (ignored when none runs)
+    server -> client   L  bytes the child wrote  E  the end of the job, JSON    F  a fault, JSON string
+
+The child writes lines of JSON on its result pipe; the server passes them on unread, because after the
+response has started they may be forged. The lines written before the response starts cannot be: ``READY``,
+then one of ``SETUP_FAILED``, ``NOT_COMPILED``, ``COMPILED``. The lines after it are data to be compared,
+never verdicts: ``{"i": 3, "v": <codec value>}`` for call 3, ``{"i": 3}`` if it raised. A probe job echoes
+``{"token": ..}`` lines.
+"""
+
+import os
+import select
+import struct
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+JOB, STOP, LINES, END, FAULT = b"J", b"S", b"L", b"E", b"F"
+READY = {"s": "ready"}
+SETUP_FAILED = {"s": "setup_failed"}
+NOT_COMPILED = {"s": "not_compiled"}
+COMPILED = {"s": "compiled"}
+_HEADER = struct.Struct(">cI")
+
+Status = Literal["exited", "timeout", "output", "stopped"]
+
+
+@dataclass(frozen=True)
+class SandboxLimits:
+    """Limits of one job. ``cpu_s`` is rounded up to whole seconds (the kernel's unit)."""
+
+    cpu_s: float = 4.0
+    wall_s: float = 4.5
+    memory_mib: int = 1024
+    file_mib: int = 8
+    output_kib: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("cpu_s", "wall_s", "memory_mib", "file_mib", "output_kib"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
+                raise ValueError(
+                    f"SandboxLimits.{name} = {value!r}: must be a number above 0; give one, e.g. 4"
+                )
+        for name in ("memory_mib", "file_mib", "output_kib"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"SandboxLimits.{name} = {getattr(self, name)!r}: must be a whole number")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One child process.
+
+    setup: trusted code of the problem, executed first. code: the response's code, or None for a job that runs
+    trusted code only. calls: expressions whose values come back as data. root: the response's name that the
+    calls start from ("Solution"). probe: a name of the response to call without argument, first as it is,
+    then with ``root``'s methods replaced by stubs; success is told by lines carrying ``token``.
+    """
+
+    setup: str
+    code: str | None
+    calls: tuple[str, ...] = ()
+    root: str = "Solution"
+    probe: str | None = None
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """status: how the job ended. lines: the parsed lines after READY (forgeable from COMPILED on). cpu_ms: of
+    the child and its descendants. wall_ms: as seen by the server."""
+
+    status: Status
+    lines: tuple[Any, ...]
+    cpu_ms: float
+    wall_ms: float
+
+
+def write_frame(fd: int, kind: bytes, body: bytes, deadline_s: float | None = None) -> None:
+    """Write one frame whole. Raises OSError when the other side is gone, TimeoutError past the deadline."""
+    view = memoryview(_HEADER.pack(kind, len(body)) + body)
+    while view:
+        wait(fd, select.POLLOUT, deadline_s)
+        # a pipe that polls writable takes PIPE_BUF bytes without blocking
+        view = view[os.write(fd, view if deadline_s is None else view[: select.PIPE_BUF]) :]
+
+
+def read_frame(fd: int, deadline_s: float | None = None) -> tuple[bytes, bytes]:
+    """Read one frame: (kind, body). Raises EOFError when the other side closed, TimeoutError past the
+    deadline."""
+    kind, size = _HEADER.unpack(_read_exactly(fd, _HEADER.size, deadline_s))
+    return kind, _read_exactly(fd, size, deadline_s)
+
+
+def wait(fd: int, event: int, deadline_s: float | None) -> None:
+    """Wait for ``event`` on ``fd`` until ``deadline_s`` (of time.monotonic). Raises TimeoutError.
+
+    poll, not select: a trainer may hold more than 1024 descriptors.
+    """
+    if deadline_s is None:
+        return
+    poll = select.poll()
+    poll.register(fd, event)
+    if not poll.poll(max(0.0, 1e3 * (deadline_s - time.monotonic()))):
+        raise TimeoutError("the other side of the pipe did nothing until the deadline")
+
+
+def _read_exactly(fd: int, size: int, deadline_s: float | None) -> bytes:
+    parts = []
+    while size:
+        wait(fd, select.POLLIN, deadline_s)
+        part = os.read(fd, min(size, 1 << 20))
+        if not part:
+            raise EOFError("the other side closed its pipe")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,131 @@
+"""Faults of the sandbox, which are never failures of the program."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from reward import Grader, Sandbox, SandboxFault, SandboxLimits
+from reward.sandbox import Job
+from tests.reward.helpers import descendants, make_problem, method
+
+SLOW = Job(
+    "", "import time\ntime.sleep(0.7)\nclass Solution:\n    def f(self): return 1", ("Solution().f()",)
+)
+QUICK = Job("", "class Solution:\n    def f(self): return 1", ("Solution().f()",))
+ANSWER = ({"s": "compiled"}, {"i": 0, "v": 1})
+
+
+def signal_soon(sandbox: Sandbox, number: int) -> threading.Timer:
+    def send() -> None:
+        if sandbox.server_pid is not None:
+            os.kill(sandbox.server_pid, number)
+
+    timer = threading.Timer(0.3, send)
+    timer.start()
+    return timer
+
+
+def test_a_killed_server_is_replaced_and_the_job_retried():
+    with Sandbox() as sandbox:
+        assert sandbox.run(SLOW).lines == ANSWER
+        first = sandbox.server_pid
+        timer = signal_soon(sandbox, signal.SIGKILL)
+        assert sandbox.run(SLOW).lines == ANSWER
+        timer.join()
+        assert sandbox.faults == 1 and sandbox.server_pid != first
+        os.kill(sandbox.server_pid, signal.SIGKILL)  # between two jobs
+        assert sandbox.run(QUICK).lines == ANSWER
+
+
+def test_a_stopped_server_is_replaced(monkeypatch):
+    monkeypatch.setattr("reward.sandbox.client._GRACE_S", 1.0)
+    with Sandbox(SandboxLimits(wall_s=2)) as sandbox:
+        sandbox.run(QUICK)
+        timer = signal_soon(sandbox, signal.SIGSTOP)
+        assert sandbox.run(SLOW).lines == ANSWER
+        timer.join()
+        assert sandbox.faults == 1
+
+
+def test_grading_survives_a_killed_server():
+    problem, pairs = make_problem(), []
+    for n in range(40):
+        pairs.append(
+            (problem, method("import time; time.sleep(0.01); return 2 * x" if n % 2 else "return x"))
+        )
+    with Grader("none") as grader:
+        grader.grade(*pairs[0])
+        timer = signal_soon(grader._sandboxes[0], signal.SIGKILL)
+        verdicts = grader.grade_many(pairs)
+        timer.join()
+        assert [v.correct for v in verdicts] == [bool(n % 2) for n in range(40)]
+        assert grader.faults == 1
+
+
+def test_a_fault_that_lasts_is_raised(monkeypatch):
+    monkeypatch.setattr("reward.sandbox.client._BOOT", "raise SystemExit('cannot start')")
+    with Sandbox(retries=1) as sandbox, pytest.raises(SandboxFault, match=r"2 times(.|\n)*cannot start"):
+        sandbox.run(QUICK)
+    with Grader("none") as grader, pytest.raises(SandboxFault):
+        grader.grade_many([(make_problem(), method("return 2 * x"))] * 3, workers=2)
+
+
+def test_close_leaves_nothing_and_is_final():
+    sandbox = Sandbox()
+    sandbox.run(QUICK)
+    server, scratch = sandbox.server_pid, Path(sandbox._scratch)
+    assert server in descendants(os.getpid()) and scratch.is_dir()
+    sandbox.close()
+    sandbox.close()
+    assert server not in descendants(os.getpid()) and not scratch.exists()
+    with pytest.raises(ValueError, match="closed"):
+        sandbox.run(QUICK)
+
+
+def test_the_server_goes_when_its_client_dies():
+    reader, writer = os.pipe()
+    client = os.fork()
+    if client == 0:
+        sandbox = Sandbox()
+        sandbox.run(QUICK)
+        os.write(writer, f"{sandbox.server_pid} {sandbox._scratch}".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(client, 0)
+    server, scratch = os.read(reader, 1000).decode().split()
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{server}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{server}").exists() and not Path(scratch).exists()
+
+
+def test_stopping_early_and_reusing_the_server():
+    endless = Job(
+        "", "class Solution:\n    def f(self, n): return n", tuple(f"Solution().f({n})" for n in range(5000))
+    )
+    with Sandbox() as sandbox:
+        for _ in range(20):
+            result = sandbox.run(endless, keep_going=lambda line: line["i"] < 1 if "i" in line else True)
+            assert result.status in ("stopped", "exited")
+            assert sandbox.run(QUICK).lines == ANSWER
+        with pytest.raises(ZeroDivisionError):
+            sandbox.run(QUICK, keep_going=lambda line: 1 // 0)
+        assert [r.status for r in sandbox.run_many([QUICK, QUICK])] == ["exited", "exited"]
+        assert sandbox.faults == 0
+
+
+def test_statuses():
+    with Sandbox(SandboxLimits(cpu_s=1, wall_s=1.5, output_kib=16)) as sandbox:
+        assert sandbox.run(Job("", "import time\ntime.sleep(9)")).status == "timeout"
+        assert sandbox.run(Job("", "import os\nos.write(3, b'x' * 50000)")).status == "output"
+        busy = sandbox.run(Job("", "while True: pass"))
+        assert busy.cpu_ms > 100 and busy.wall_ms < 5000
+
+
+@pytest.mark.parametrize("change", [{"cpu_s": 0}, {"wall_s": -1}, {"memory_mib": 1.5}, {"file_mib": True}])
+def test_limits_are_checked(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        SandboxLimits(**change)
