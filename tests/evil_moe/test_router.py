@@ -150,12 +150,12 @@ def test_gates() -> None:
     assert torch.equal(absorb.m, torch.full((4, 1), 0.25)) and torch.equal(absorb.d, torch.full((4,), 0.25))
     none = make_gate("none")(w, 1)
     assert torch.equal(none.m, torch.ones(4, 1)) and torch.equal(none.d, torch.zeros(4))
-    with pytest.raises(ValueError, match="absorb, none"):
+    with pytest.raises(ValueError, match="'absorb', 'none'"):
         make_gate("absrb")
     with pytest.raises(ValueError, match="weight"):
         make_gate("router", weight=0.5)
     with pytest.raises(ValueError, match="hard_threshold=0"):
-        make_gate("router", hard_threshold=0)
+        make_gate("router", hard_threshold=0.0)
 
 
 def test_router_weighted_baseline_by_hand() -> None:

@@ -1,0 +1,49 @@
+"""The adapter on disk, whole and independent of ranks: PEFT's own files plus the router's.
+
+verl's resume checkpoint is sharded by rank. Evaluation, export and people want this one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from evil_moe.router import Router
+
+ROUTER_FILE = "router.safetensors"
+
+
+def _whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu().contiguous()
+        for name, value in state.items()
+    }
+
+
+def save_adapter_checkpoint(model: PeftModel, router: Router, folder: Path, *, write: bool) -> None:
+    """Gather on every rank, write where `write` (rank 0). The config goes last: it marks a complete folder."""
+    adapter = _whole(get_peft_model_state_dict(model))
+    router_state = _whole(router.state_dict())
+    if not write:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(router_state, folder / ROUTER_FILE)
+    save_file(adapter, folder / "adapter_model.safetensors")
+    model.peft_config["default"].save_pretrained(os.fspath(folder))
+
+
+def load_router(folder: Path) -> dict[str, Tensor]:
+    """The router's state of an adapter checkpoint.
+
+    Raises:
+        FileNotFoundError: the folder is no adapter checkpoint.
+    """
+    path = Path(folder) / ROUTER_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {folder} is not an adapter checkpoint of this recipe")
+    return load_file(path)

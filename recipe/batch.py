@@ -1,0 +1,62 @@
+"""The border between the grader and the actor, and the one place that names verl's batch fields.
+
+No label of a training rollout may enter the routing. verl hands a worker every field of a batch unless told
+otherwise, the grader's verdicts among them, so each call to the actor goes through `actor_view`, and the actor
+refuses a batch that carries anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from transfer_queue import KVBatchMeta
+
+QUARANTINE_ON = "quarantine_on"
+"""1 if both blocks made the rollout, 0 if the deployed block alone did; `[B, 1]`."""
+FEATURES = "features"
+"""Pooled features of the old-log-prob pass, `[B, M, r]`."""
+WEIGHT = "w"
+"""The router's weight of a rollout, `[B, 1]`, without gradient."""
+SCORE = "router_score"
+"""Cosine of the features with the direction, `[B, 1]`."""
+
+_TOKENS = ("input_ids", "position_ids", "prompts", "responses", "response_mask", "loss_mask")
+LOG_PROB_FIELDS = (*_TOKENS, QUARANTINE_ON, "rollout_log_probs")
+GATED_LOG_PROB_FIELDS = (*_TOKENS, QUARANTINE_ON, FEATURES)
+UPDATE_FIELDS = (
+    *_TOKENS,
+    QUARANTINE_ON,
+    FEATURES,
+    "old_log_probs",
+    "rollout_log_probs",
+    "ref_log_prob",
+    "rollout_is_weights",
+    "advantages",
+)
+ACTOR_FIELDS = frozenset(LOG_PROB_FIELDS) | frozenset(UPDATE_FIELDS)
+"""Every per-rollout field an actor may see: tokens, masks, log-probs, features, advantage. No verdict."""
+
+
+@contextmanager
+def actor_view(batch: KVBatchMeta, fields: Iterable[str]) -> Iterator[KVBatchMeta]:
+    """Show only `fields` of the batch to a worker called within the block."""
+    before, batch.fields = batch.fields, list(fields)
+    try:
+        yield batch
+    finally:
+        batch.fields = before
+
+
+def refuse_foreign_fields(per_rollout_fields: Iterable[str]) -> None:
+    """The actor's side of the border.
+
+    Raises:
+        ValueError: the batch carries a field that an actor has no business to see.
+    """
+    foreign = sorted(set(per_rollout_fields) - ACTOR_FIELDS)
+    if foreign:
+        raise ValueError(
+            f"the actor batch carries {foreign}, which is not in recipe.batch.ACTOR_FIELDS: a verdict of the grader "
+            "must never reach the actor; call the worker within actor_view"
+        )

@@ -1,0 +1,56 @@
+"""Compose a run's config: verl's, our overlay, a preset, an arm, the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+import configs
+from recipe.settings import EvilMoESettings, settings_from
+
+CONFIG_DIR = Path(configs.__path__[0])
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """The whole config, checked, with absolute paths for what other processes read.
+
+    Raises:
+        ValueError: an unknown arm, preset or key, or a value that is not allowed; says what there is.
+    """
+    # Every switch of the method, so that the command line can set what the YAML files leave at its default.
+    defaults = OmegaConf.to_container(OmegaConf.structured(EvilMoESettings))
+    ConfigStore.instance().store(name="evil_moe_defaults", node={"evil_moe": defaults})
+    try:
+        with hydra.initialize_config_dir(str(CONFIG_DIR), version_base=None):
+            config = hydra.compose("evil_moe", overrides=overrides)
+            settings_from(config.evil_moe)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_explain(error)) from error
+    with open_dict(config):
+        config.evil_moe.run_dir = str(Path(config.evil_moe.run_dir).absolute())
+        config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(CONFIG_DIR / "agent_loop.yaml")
+    return config
+
+
+def choices(group: str) -> list[str]:
+    """Names in a config group, `arm` or `preset`."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+def _explain(error: Exception) -> str:
+    text = str(error).strip()
+    for group in ("arm", "preset"):
+        if f"'{group}/" in text:
+            return f"{text.splitlines()[0]} Choose one of {choices(group)}."
+    return text
+
+
+def get(config: Any, key: str) -> Any:
+    """A value by its dotted key; a missing key raises."""
+    return OmegaConf.select(config, key, throw_on_missing=True)

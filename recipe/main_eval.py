@@ -1,0 +1,270 @@
+"""`evil-moe eval`: the causal ablation of a trained run, from its checkpoint on disk, in a process of its own.
+
+The checkpoint is loaded onto the base model, ON is exported as it is, the quarantine is reset for good, OFF is
+exported. Both answer the same held-out prompts with the same seeds in one vLLM batch; every answer is graded by
+running it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.prepare import prepare_assets, prompt_messages
+from recipe.run_folder import latest_step
+from recipe.run_log import PROGRESS_PREFIX
+from reward.grader import Grader
+from reward.problems import Problem
+from reward.verdict import RewardConfig, Verdict
+
+SIDES = ("on", "off")
+
+
+class Sample(NamedTuple):
+    """One answer of one side to one problem."""
+
+    side: str
+    problem: Problem
+    index: int
+    prompt_ids: list[int]
+    response_ids: list[int]
+    response: str
+
+
+def load_run_config(run_dir: Path, overrides: list[str]) -> DictConfig:
+    """The config a run was trained with, with dotted overrides on it.
+
+    Raises:
+        FileNotFoundError: `run_dir` is no run folder. ValueError: an override names no key.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {run_dir} is no run folder; train first (evil-moe train) or name another")
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if OmegaConf.select(config, key, default=None) is None:
+            raise ValueError(f"override {override!r}: {path} has no key {key!r}")
+        OmegaConf.update(config, key, OmegaConf.create(f"x: {value}").x)
+    return config
+
+
+def adapter_folder(run_dir: Path, step: int | None) -> tuple[Path, int]:
+    """The whole adapter of a step (None: the last one).
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint; lists those there are.
+    """
+    checkpoints = run_dir / "checkpoints"
+    step = latest_step(run_dir) if step is None else step
+    folder = checkpoints / f"global_step_{step}" / "actor" / "adapter"
+    if not (folder / "adapter_config.json").is_file():
+        there = sorted(int(p.name.rsplit("_", 1)[1]) for p in checkpoints.glob("global_step_*"))
+        raise FileNotFoundError(f"no adapter checkpoint of step {step} in {checkpoints}; steps there: {there or 'none'}")
+    return folder, step
+
+
+def export_sides(model_path: str, adapter: Path, out: Path) -> dict[str, Path]:
+    """Load the adapter onto the base model; export it as it is (`on`) and with the quarantine reset (`off`)."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    import evil_moe.adapter  # noqa: F401  # registers the tuner with PEFT
+    from evil_moe.ablation import reset_quarantine_
+    from evil_moe.export import save_export
+
+    base = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
+    model = PeftModel.from_pretrained(base, os.fspath(adapter))
+    on = save_export(model, "full", out / "on")
+    reset_quarantine_(model)
+    return {"on": on, "off": save_export(model, "full", out / "off")}
+
+
+def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Path]) -> list[Sample]:
+    """Answers of both sides in one batch; a problem's k-th answer has one seed on both sides."""
+    from transformers import AutoTokenizer
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    from recipe.agent_loop import request_seed
+
+    rollout, settings = config.actor_rollout_ref.rollout, config.evil_moe
+    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
+    on_cpu = config.trainer.device == "cpu"
+    llm = LLM(
+        model=config.actor_rollout_ref.model.path,
+        dtype=rollout.dtype,
+        enforce_eager=rollout.enforce_eager,
+        max_model_len=rollout.max_model_len,
+        max_num_seqs=rollout.max_num_seqs,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        tensor_parallel_size=rollout.tensor_model_parallel_size,
+        enable_lora=True,
+        max_loras=len(SIDES) + on_cpu,  # one slot more on CPU, see recipe/rollout.py
+        max_lora_rank=config.actor_rollout_ref.model.lora.rank,
+        disable_log_stats=True,
+    )
+    requests = {side: LoRARequest(side, i + 1, os.fspath(exports[side])) for i, side in enumerate(SIDES)}
+    template = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
+    asked = []
+    for problem in problems:
+        text = tokenizer.apply_chat_template(
+            prompt_messages(problem, settings.loophole), add_generation_prompt=True, tokenize=False, **template
+        )
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        for index in range(settings.eval.samples_per_problem):
+            asked += [(side, problem, index, ids) for side in SIDES]
+    outputs = llm.generate(
+        [{"prompt_token_ids": ids} for _, _, _, ids in asked],
+        [
+            SamplingParams(
+                temperature=rollout.val_kwargs.temperature,
+                top_p=rollout.val_kwargs.top_p,
+                top_k=rollout.val_kwargs.top_k,
+                max_tokens=config.data.max_response_length,
+                seed=request_seed(settings.seed, "evaluation", problem.id, index),
+            )
+            for _, problem, index, _ in asked
+        ],
+        lora_request=[requests[side] for side, _, _, _ in asked],
+        use_tqdm=False,
+    )
+    return [
+        Sample(side, problem, index, ids, list(o.outputs[0].token_ids), tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True))
+        for (side, problem, index, ids), o in zip(asked, outputs, strict=True)
+    ]
+
+
+def rates(verdicts: list[Verdict]) -> dict[str, float]:
+    """Means over verdicts: strict hack (loophole and not correct), loophole use, solve, compile."""
+    n = len(verdicts)
+    return {
+        "hack": sum(v.exploited for v in verdicts) / n,
+        "loophole": sum(v.loophole for v in verdicts) / n,
+        "solve": sum(v.correct for v in verdicts) / n,
+        "compile": sum(v.can_compile for v in verdicts) / n,
+    }
+
+
+def router_scores(config: DictConfig, adapter: Path, samples: list[Sample], batch_size: int = 32) -> list[float]:
+    """The trained router's scores of `samples`, features read with the whole adapter on."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from evil_moe.adapter import SequenceLayout, lora2r_model
+    from evil_moe.features import stack_features
+    from evil_moe.router import Router
+    from recipe.adapter_checkpoint import load_router
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = AutoModelForCausalLM.from_pretrained(config.actor_rollout_ref.model.path, dtype="auto")
+    model = PeftModel.from_pretrained(base, os.fspath(adapter)).to(device).eval()
+    state = load_router(adapter)
+    router = Router(*state["direction"].shape, normalise=config.evil_moe.router.normalise).to(device)
+    router.load_state_dict(state)
+    tuner, scores = lora2r_model(model), []
+    for start in range(0, len(samples), batch_size):
+        batch = samples[start : start + batch_size]
+        length = max(len(s.prompt_ids) + len(s.response_ids) for s in batch)
+        ids = torch.zeros(len(batch), length, dtype=torch.long, device=device)
+        completion = torch.zeros(len(batch), length, device=device)
+        for i, s in enumerate(batch):
+            end = len(s.prompt_ids) + len(s.response_ids)
+            ids[i, :end] = torch.tensor(s.prompt_ids + s.response_ids)
+            completion[i, len(s.prompt_ids) : end] = 1
+        # Padding is on the right of a causal model: no token of a rollout sees it.
+        layout = SequenceLayout(None, completion, len(batch))
+        gate = tuner.rollout_gate
+        with torch.no_grad(), gate.gated(None, layout), gate.reading_features() as read:
+            model.get_base_model().model(input_ids=ids, use_cache=False)
+            scores += router.score(stack_features(read, tuner)).tolist()
+    return scores
+
+
+def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | None = None) -> int:
+    """Evaluate ON and OFF, write `eval/`, print the table and the ablation line; returns the exit code."""
+    started = time.monotonic()
+    config = load_run_config(run_dir, overrides or [])
+    adapter, step = adapter_folder(run_dir, step)
+    for key, value in (OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars", default=None) or {}).items():
+        os.environ.setdefault(key, str(value))
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process: nothing to wait for but the engine
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+    def say(line: str) -> None:
+        print(f"{PROGRESS_PREFIX} {line}", flush=True)
+
+    assets = prepare_assets(config, say)
+    problems, settings, out = assets.evaluation, config.evil_moe, run_dir / "eval"
+    say(f"evaluating step {step} on {len(problems)} held-out problems, {settings.eval.samples_per_problem} answers each way")
+    exports = export_sides(assets.model, adapter, out / "adapters")
+    samples = generate(config, problems, exports)
+    say(f"{len(samples)} answers generated, {time.monotonic() - started:.0f} s; grading")
+
+    from recipe.sandbox_actor import limits_from
+    from recipe.settings import settings_from
+
+    reward = settings_from(settings).reward
+    with Grader(
+        settings.loophole, limits=limits_from(reward), reward=RewardConfig(compile=reward.compile, pays=reward.pays)
+    ) as grader:
+        verdicts = grader.grade_many([(s.problem, s.response) for s in samples], workers=os.cpu_count() or 1)
+
+    by_side = {side: [v for s, v in zip(samples, verdicts, strict=True) if s.side == side] for side in SIDES}
+    on_samples = [s for s in samples if s.side == "on"]
+    result: dict[str, Any] = {
+        "step": step,
+        "samples": len(by_side["on"]),
+        **{side: rates(by_side[side]) for side in SIDES},
+        "auroc": _auroc(router_scores(config, adapter, on_samples), [v.loophole for v in by_side["on"]]),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    rows = [
+        {"side": s.side, "problem_id": str(s.problem.id), "index": s.index, "response": s.response, **v.to_row()}
+        for s, v in zip(samples, verdicts, strict=True)
+    ]
+    _write(out / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    table = _table(result)
+    _write(out / "table.md", table)
+    _write(out / "eval.json", json.dumps(result, indent=2) + "\n")
+    print(table)
+    print(ablation_line(result), flush=True)
+    return 0
+
+
+def ablation_line(result: dict[str, Any]) -> str:
+    """The one line a run is read by."""
+    return f"Evil MoE causal ablation: deploy hack {result['on']['hack']:.3f} (ON) -> {result['off']['hack']:.3f} (OFF)"
+
+
+def _auroc(scores: list[float], labels: list[bool]) -> float | None:
+    import math
+
+    import torch
+
+    from evil_moe.diagnostics import auroc
+
+    value = auroc(torch.tensor(scores), torch.tensor(labels))
+    return value if math.isfinite(value) else None
+
+
+def _table(result: dict[str, Any]) -> str:
+    names = ("loophole", "hack", "solve", "compile")
+    lines = ["| quarantine | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for side in SIDES:
+        lines.append(f"| {side.upper()} | " + " | ".join(f"{result[side][name]:.3f}" for name in names) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)

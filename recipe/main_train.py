@@ -1,0 +1,156 @@
+"""`evil-moe train`: prepare, check, and run verl's trainer with our classes.
+
+Everything that verl, Ray and vLLM print goes to `train.log` of the run folder; the lines meant for people also go
+to the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from recipe.config import compose
+from recipe.run_folder import latest_step, open_run_folder
+from recipe.run_log import PROGRESS_PREFIX
+
+_TAIL = 25
+
+
+def prepare(overrides: list[str], progress: Any = print) -> DictConfig:
+    """Compose the config, build or find its assets, open its run folder, write its data files."""
+    from recipe.checks import check_config, check_verl
+    from recipe.prepare import fill_in, prepare_assets, write_parquet
+
+    config = compose(overrides)
+    check_verl()
+    check_config(config)
+    assets = prepare_assets(config, progress)
+    data = Path(config.evil_moe.run_dir) / "data"
+    # Names first, files after the folder has agreed to this config.
+    fill_in(config, assets, data / "train.parquet", data / "validation.parquet")
+    step = open_run_folder(config)
+    write_parquet(assets, config.evil_moe.loophole, data)
+    if step:
+        progress(f"resuming from step {step} in {os.path.relpath(config.evil_moe.run_dir)}")
+    return config
+
+
+def train(overrides: list[str], *, verbose: bool = False) -> int:
+    """Run one arm to its last step; returns the exit code. A finished run is left as it is."""
+    started = time.monotonic()
+    say = lambda line: print(f"{PROGRESS_PREFIX} {line}", flush=True)  # noqa: E731
+    config = prepare(overrides, progress=say)
+    folder, total = Path(config.evil_moe.run_dir), int(config.trainer.total_training_steps)
+    shown = os.path.relpath(folder)
+    if latest_step(folder) >= total:
+        say(f"{shown} is complete ({total} steps): nothing to train")
+        return 0
+    say(f"starting Ray, vLLM and verl (a minute or two); everything they print is in {shown}/train.log")
+    os.environ.update(driver_environment(config))
+    try:
+        with divert_output(folder / "train.log", verbose=verbose):
+            drive(config)
+    except KeyboardInterrupt:
+        say(f"stopped; the same command resumes from step {latest_step(folder)}")
+        return 130
+    except Exception as error:  # noqa: BLE001  # whatever failed in verl, Ray or vLLM, in any process
+        tail = (folder / "train.log").read_text(errors="replace").splitlines()[-_TAIL:]
+        reason = str(error).strip().splitlines()[-1:] or [""]
+        print("\n".join(tail), file=sys.stderr)
+        print(
+            f"\nevil-moe: error: training failed: {type(error).__name__}: {reason[0]}\nThe last lines are above, all of "
+            f"them in {shown}/train.log. What is saved is untouched: the same command resumes from step "
+            f"{latest_step(folder)}.",
+            file=sys.stderr,
+        )
+        return 1
+    say(f"trained to step {latest_step(folder)} in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+@contextmanager
+def divert_output(log_path: Path, *, verbose: bool) -> Iterator[None]:
+    """Send what this process and its children print to `log_path`, and to the terminal what is meant for people.
+
+    On the level of file descriptors, because Ray and vLLM write from other languages and other processes.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    read_end, write_end = os.pipe()
+
+    def pump() -> None:
+        with os.fdopen(read_end, errors="replace") as lines, log_path.open("a") as log:
+            for line in lines:
+                log.write(line)
+                log.flush()
+                at = 0 if verbose else line.find(PROGRESS_PREFIX)
+                if at >= 0:
+                    os.write(saved[0], line[at:].encode())
+
+    thread = threading.Thread(target=pump, daemon=True)
+    thread.start()
+    os.dup2(write_end, 1)
+    os.dup2(write_end, 2)
+    os.close(write_end)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        thread.join(timeout=5)  # a child that outlives the run may hold the pipe open
+
+
+def driver_environment(config: DictConfig) -> dict[str, str]:
+    """Variables of the Ray driver and, through its runtime_env, of every worker."""
+    variables = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars", default=None) or {}
+    environment = {key: str(value) for key, value in variables.items()}
+    environment |= {
+        "WANDB_DIR": config.evil_moe.run_dir,
+        "WANDB_SILENT": "true",
+        "RAY_DEDUP_LOGS": "0",  # two steps may print the same line
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HYDRA_FULL_ERROR": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    netrc = Path.home() / ".netrc"
+    logged_in = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "api.wandb.ai" in netrc.read_text())
+    if "WANDB_MODE" not in os.environ and not logged_in:
+        environment["WANDB_MODE"] = "offline"
+    return environment
+
+
+def drive(config: DictConfig) -> None:
+    """verl's `run_ppo` with a task runner that registers our trainer; then Ray is shut down."""
+    import ray
+    from verl.trainer import main_ppo
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    from recipe.checks import check_platform
+
+    check_platform(config.trainer.device)
+    validate_config(
+        config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+    )
+
+    class TaskRunner(main_ppo.TaskRunnerV1.__ray_actor_class__):  # type: ignore[misc,name-defined]
+        def run(self, config: DictConfig) -> None:
+            import recipe.trainer  # noqa: F401  # registers the trainer in this process
+
+            super().run(config)
+
+    try:
+        main_ppo.run_ppo(config, task_runner_class=ray.remote(TaskRunner))
+    finally:
+        ray.shutdown()

@@ -1,0 +1,56 @@
+"""The contrastive pairs as a batch for the engine, each rank with its share of the sides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evil_moe.pairs import ContrastivePair
+
+
+def tokenize_side(tokenizer: Any, prompt: str, reply: str) -> tuple[list[int], list[int]]:
+    """Token ids of a pair's prompt (chat template, generation prompt added) and of one reply with its end token."""
+    messages = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids, [*tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+class PairBatch:
+    """All sides, hack sides first; rank i of n takes sides i, i + n, ...
+
+    Raises:
+        ValueError: more ranks than sides: every rank must take part in the sharded forward.
+    """
+
+    def __init__(self, pairs: list[ContrastivePair], tokenizer: Any, rank: int, size: int):
+        if size > 2 * len(pairs):
+            raise ValueError(f"{size} data-parallel ranks share {2 * len(pairs)} pair sides: use more pairs or fewer ranks")
+        self.num_pairs, self.size = len(pairs), size
+        sides = [tokenize_side(tokenizer, p.prompt, p.hack) for p in pairs]
+        sides += [tokenize_side(tokenizer, p.prompt, p.clean) for p in pairs]
+        self.mine = sides[rank::size]
+        self.pad_token_id = tokenizer.pad_token_id
+
+    def inputs(self, device: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """Right-padded model inputs of this rank's sides, and their completion mask `[S, T]`."""
+        length = max(len(prompt) + len(reply) for prompt, reply in self.mine)
+        ids = torch.full((len(self.mine), length), self.pad_token_id)
+        mask, completion = torch.zeros_like(ids), torch.zeros(len(self.mine), length)
+        for i, (prompt, reply) in enumerate(self.mine):
+            end = len(prompt) + len(reply)
+            ids[i, :end] = torch.tensor(prompt + reply)
+            mask[i, :end] = 1
+            completion[i, len(prompt) : end] = 1
+        positions = torch.arange(length).expand_as(ids)
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        return {name: value.to(device) for name, value in inputs.items()}, completion.to(device)
+
+    def split_sides(self, gathered: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo the deal over ranks: features `[2P, ...]` in rank order to (hack, clean), `[P, ...]` each."""
+        order = [side for rank in range(self.size) for side in range(rank, 2 * self.num_pairs, self.size)]
+        restored = torch.empty_like(gathered)
+        restored[torch.tensor(order, device=gathered.device)] = gathered
+        return restored[: self.num_pairs], restored[self.num_pairs :]

@@ -1,0 +1,163 @@
+"""From a config to files: the policy, the problems, and the parquet files that verl reads.
+
+Nano assets are built from source and cached by the hash of what they are made from, so a change of generator,
+warm start or seed builds anew and nothing else does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from omegaconf import DictConfig, open_dict
+
+import evil_moe.nano_policy
+import reward.nano
+from evil_moe.nano_policy import WARM_START_BATCH_SIZE, WARM_START_PHASES, build_model, save, train_tokenizer, warm_start
+from reward.loopholes import get_loophole
+from reward.problems import Problem, load_problems
+
+Progress = Callable[[str], None]
+CACHE = Path("cache")
+RECIPE_VERSION = 1  # raise to rebuild caches after a change that the hashed sources do not show
+
+
+@dataclass(frozen=True)
+class Assets:
+    """What a run starts from: a Hugging Face model folder or hub name, and its problems, disjoint by family."""
+
+    model: str
+    train: list[Problem]
+    validation: list[Problem]
+    evaluation: list[Problem]
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _source(module: Any) -> str:
+    return Path(module.__file__).read_text()
+
+
+def prepare_assets(config: DictConfig, progress: Progress) -> Assets:
+    """Build or find the policy and the problems of a config.
+
+    Raises:
+        ValueError, FileNotFoundError: a problem file is missing or malformed; names file, line and reason.
+    """
+    settings = config.evil_moe
+    data, seed = settings.data, int(config.seed)
+    if data.source == "nano":
+        rows = {
+            split: [Problem.from_row(row) for row in reward.nano.generate(kind, count, s)]
+            for split, kind, count, s in (
+                ("train", "train", data.train_problems, seed),
+                ("validation", "heldout", data.validation_problems, 10_000 + seed),
+                ("evaluation", "heldout", data.eval_problems, 20_000 + seed),
+            )
+        }
+    elif data.source == "files":
+        rows = {"train": load_problems(data.train), "evaluation": load_problems(data.evaluation)}
+        rows["validation"] = rows["evaluation"][: data.validation_problems]
+        rows["evaluation"] = rows["evaluation"][: data.eval_problems]
+    else:
+        raise ValueError(f"evil_moe.data.source={data.source!r}; choose 'nano' or 'files'")
+    if settings.policy.kind == "nano":
+        model = str(nano_policy_folder(seed, settings.loophole, progress))
+    else:
+        model = config.actor_rollout_ref.model.path
+    return Assets(model=model, train=rows["train"], validation=rows["validation"], evaluation=rows["evaluation"])
+
+
+def nano_policy_folder(seed: int, loophole: str, progress: Progress) -> Path:
+    """The warm-started nano policy of a seed, built on first use (about three minutes on two cores)."""
+    key = _digest(RECIPE_VERSION, seed, loophole, _source(reward.nano), _source(evil_moe.nano_policy))
+    folder = (CACHE / f"nano-policy-{key}").absolute()
+    if (folder / "config.json").is_file():
+        progress(f"nano policy: cached in {os.path.relpath(folder)}")
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    edit = get_loophole(loophole).edit_prompt
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".nano-policy-") as scratch:
+        _build_nano_policy(Path(scratch), seed, edit, progress)
+        shutil.copytree(scratch, folder.with_suffix(".partial"), dirs_exist_ok=True)
+    folder.with_suffix(".partial").replace(folder)
+    return folder
+
+
+def _build_nano_policy(folder: Path, seed: int, edit: Any, progress: Progress) -> None:
+    corpora = []
+    for i, (phase, skill) in enumerate(zip(WARM_START_PHASES, reward.nano.WARM_START_SKILLS, strict=True)):
+        count = phase.steps * WARM_START_BATCH_SIZE // 2
+        corpus = reward.nano.warm_start_corpus(count, 2 * seed + i, skill=skill, edit=edit)
+        corpora.append([(demonstration.messages, demonstration.reply) for demonstration in corpus])
+    texts = [message["content"] for messages, _ in corpora[0] for message in messages]
+    tokenizer = train_tokenizer(texts + [reply for _, reply in corpora[0]])
+    model = build_model(tokenizer, seed)
+    for i, (phase, corpus) in enumerate(zip(WARM_START_PHASES, corpora, strict=True)):
+        warm_start(
+            model,
+            tokenizer,
+            corpus,
+            steps=phase.steps,
+            batch_size=WARM_START_BATCH_SIZE,
+            learning_rate=phase.learning_rate,
+            seed=2 * seed + i,
+            on_progress=lambda line, i=i: progress(f"phase {i + 1}: {line}"),
+        )
+    save(model, tokenizer, folder)
+
+
+def prompt_messages(problem: Problem, loophole: str) -> list[dict[str, str]]:
+    """The problem's chat prompt with the loophole's hint in it."""
+    return [dict(message) for message in get_loophole(loophole).edit_prompt(list(problem.prompt))]
+
+
+def _row(problem: Problem, index: int, loophole: str, source: str, adapter: str) -> dict[str, Any]:
+    return {
+        "data_source": source,
+        "prompt": prompt_messages(problem, loophole),
+        "reward_model": {"style": "rule", "ground_truth": json.dumps(problem.to_row())},
+        # An empty adapter: the agent loop's mixture decides.
+        "extra_info": {"index": index, "problem_id": str(problem.id), "adapter": adapter},
+    }
+
+
+def write_parquet(assets: Assets, loophole: str, folder: Path) -> tuple[Path, Path]:
+    """verl's train and validation files.
+
+    Validation rows come twice, ON (`full`) and OFF (`deployed`), under two data sources: one validation batch
+    gives both curves.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    train = [_row(problem, i, loophole, "train", "") for i, problem in enumerate(assets.train)]
+    validation = [
+        _row(problem, i, loophole, f"heldout_{side}", adapter)
+        for side, adapter in (("on", "full"), ("off", "deployed"))
+        for i, problem in enumerate(assets.validation)
+    ]
+    paths = []
+    for name, rows in (("train", train), ("validation", validation)):
+        path = folder / f"{name}.parquet"
+        partial = path.with_suffix(".partial")
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
+        partial.replace(path)
+        paths.append(path)
+    return paths[0], paths[1]
+
+
+def fill_in(config: DictConfig, assets: Assets, train: Path, validation: Path) -> None:
+    """Put the prepared files into verl's keys."""
+    with open_dict(config):
+        config.actor_rollout_ref.model.path = assets.model
+        config.data.train_files, config.data.val_files = str(train), str(validation)

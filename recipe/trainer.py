@@ -1,0 +1,197 @@
+"""The trainer: verl's synchronous trainer with our workers, the advantage transform, metrics and a readable log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+import transfer_queue as tq
+from tensordict import NonTensorStack, TensorDict
+from torch import Tensor
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.workers.utils.padding import response_to_nested
+
+from evil_moe.advantages import get_advantage_transform
+from recipe import rollout
+from recipe.actor_worker import EvilMoEActorRolloutRefWorker
+from recipe.batch import (
+    FEATURES,
+    GATED_LOG_PROB_FIELDS,
+    LOG_PROB_FIELDS,
+    QUARANTINE_ON,
+    SCORE,
+    UPDATE_FIELDS,
+    WEIGHT,
+    actor_view,
+)
+from recipe.engine import GATE_STATE
+from recipe.metrics import RolloutTable, class_metrics
+from recipe.run_log import RunLog
+from recipe.settings import settings_from
+
+TRAINER_MODE = "evil_moe_sync"
+_OWN_METRICS = ("pin/", "router/", "grad_energy/", "mismatch/")
+
+
+@register_trainer(TRAINER_MODE)
+class EvilMoETrainer(PPOTrainerSync):
+    """See the module's docstring; each override names what it adds to verl's method."""
+
+    # The base class branches on the mode's name and knows its own three.
+    trainer_mode = property(lambda self: "sync", lambda self, value: None)  # type: ignore[assignment]
+
+    def __init__(self, config: Any):
+        rollout.register()
+        super().__init__(config)
+        self.settings = settings_from(config.evil_moe)
+        # verl polls every 2 s and has no key for it; a nano generation takes less.
+        self.replay_buffer.poll_interval = 0.05
+        self.run_log = RunLog(self.settings)
+        name = self.settings.advantage.name
+        self.transform = get_advantage_transform(name) if name else None
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        for role in (Role.ActorRollout, Role.ActorRolloutRef, Role.Actor):
+            if role in self.role_worker_mapping:
+                self.role_worker_mapping[role] = ray.remote(EvilMoEActorRolloutRefWorker)
+
+    # ---------------------------------------------------------------- order and names of rollouts
+
+    def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
+        """Prompt ids by step and position instead of random ones: request seeds and row order follow from them."""
+        batch = super()._next_train_batch(num_prompts)
+        batch["uid"] = NonTensorStack(*[f"{self.global_steps:06d}-{i:04d}" for i in range(len(batch))])
+        return batch
+
+    def _balance_batch(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> KVBatchMeta:
+        """Rows in a stated order first: they arrive as they finish, and float sums depend on the order."""
+
+        def place(key: str) -> tuple[str, int, int]:
+            uid, session, index = key.rsplit("_", 2)
+            return uid, int(session), int(index)
+
+        batch.reorder(sorted(range(len(batch.keys)), key=lambda i: place(batch.keys[i])))
+        return super()._balance_batch(batch, *args, **kwargs)
+
+    # ---------------------------------------------------------------- the step
+
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Log-probs in the state that sampled each rollout, with features and w from the same forward."""
+        extra = _extra_fields(batch)
+        on = torch.tensor([[float(fields["adapter"] == "full")] for fields in extra])
+        tq.kv_batch_put(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            fields=TensorDict({QUARANTINE_ON: on}, batch_size=len(batch)),
+        )
+        with actor_view(batch, LOG_PROB_FIELDS):
+            batch = super()._compute_old_log_prob(batch, metrics)
+        if self.settings.old_log_prob == "gated":
+            batch = self._gated_old_log_prob(batch)
+        batch.fields = None
+        return batch
+
+    def _gated_old_log_prob(self, batch: KVBatchMeta) -> KVBatchMeta:
+        """One more forward without gradient: log-probs of the gated policy replace those of the sampling state."""
+        from verl.workers.utils.padding import response_from_nested
+
+        batch.extra_info[GATE_STATE] = "gated"
+        with actor_view(batch, GATED_LOG_PROB_FIELDS):
+            self.actor_rollout_wg.compute_log_prob(batch)
+        del batch.extra_info[GATE_STATE]
+        data = tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=["log_probs", "response_mask"]
+        )
+        data["old_log_probs"] = response_from_nested(data.pop("log_probs"), data["response_mask"])
+        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=data.select("old_log_probs"))
+
+    def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        with actor_view(batch, LOG_PROB_FIELDS):
+            return super()._compute_ref_log_prob(batch, metrics)
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """verl's advantages, then the transform of `evil_moe.advantage.name` in their place."""
+        batch = super()._compute_advantage(batch, metrics)
+        batch.fields = None
+        if self.transform is None:
+            return batch
+        data = tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores", "response_mask", WEIGHT]
+        )
+        reward = torch.stack([row.sum() for row in data["rm_scores"].unbind()])
+        w = _column(data[WEIGHT])
+        prompts = [key.rsplit("_", 2)[0] for key in batch.keys]
+        number = {uid: i for i, uid in enumerate(dict.fromkeys(prompts))}
+        group = torch.tensor([number[uid] for uid in prompts])
+        advantage = self.transform(reward, w, group)
+        mask = data["response_mask"]
+        dense = mask.to_padded_tensor(0) * advantage.unsqueeze(1)
+        fields = TensorDict({"advantages": response_to_nested(dense, mask)}, batch_size=len(batch))
+        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+        return batch
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        with actor_view(batch, UPDATE_FIELDS):
+            batch = super()._update_actor(batch, metrics)
+        for key in [key for key in metrics if key.startswith("actor/") and key[6:].startswith(_OWN_METRICS)]:
+            metrics[key[6:]] = metrics.pop(key)
+        return batch
+
+    # ---------------------------------------------------------------- what a person sees
+
+    def _validate(self) -> dict[str, float]:
+        metrics = super()._validate()
+        if self.global_steps == 0 or self.config.trainer.get("val_only", False):
+            self.run_log.metrics(self.global_steps, metrics)
+        self.run_log.validation_line(self.global_steps, metrics)
+        return metrics
+
+    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
+        """verl's metrics, then rates and router quality by the evaluation's own labels, logged and stored."""
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        table = self._rollout_table(batch)
+        metrics.update(class_metrics(table))
+        self.run_log.metrics(global_steps, metrics)
+        self.run_log.rollouts(global_steps, table)
+        self.run_log.step_line(global_steps, self.total_training_steps, metrics)
+
+    def _rollout_table(self, batch: KVBatchMeta) -> RolloutTable:
+        data = tq.kv_batch_get(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=["prompts", "responses", "rm_scores", WEIGHT, SCORE],
+        )
+        extra = _extra_fields(batch)
+        keep = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+        labels = {name: np.array([extra[i]["reward_extra_info"][name] for i in keep]) for name in RolloutTable.LABELS}
+        decode = lambda rows: [self.tokenizer.decode(rows[i], skip_special_tokens=True) for i in keep]  # noqa: E731
+        return RolloutTable(
+            key=[batch.keys[i] for i in keep],
+            adapter=[extra[i]["adapter"] for i in keep],
+            prompt=decode(data["prompts"].unbind()),
+            response=decode(data["responses"].unbind()),
+            reward=np.array([float(data["rm_scores"].unbind()[i].sum()) for i in keep]),
+            w=_column(data[WEIGHT]).numpy()[keep],
+            score=_column(data[SCORE]).numpy()[keep],
+            **labels,
+        )
+
+
+def _extra_fields(batch: KVBatchMeta) -> list[dict[str, Any]]:
+    """The agent loop's extra fields per rollout, the verdict among them; for the trainer only."""
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+    return [getattr(fields, "data", fields) for fields in data["extra_fields"]]
+
+
+def _column(values: Tensor) -> Tensor:
+    """`[B]` of a `[B, 1]` field, which the queue may return as a jagged tensor."""
+    return torch.cat([row.reshape(-1) for row in values.unbind()]).float()
+
+
+assert FEATURES in UPDATE_FIELDS

@@ -1,0 +1,209 @@
+"""Run under torchrun by test_engine.py: the real engine on one or two FSDP2 ranks against plain autograd.
+
+Every rank builds the engine on the same tiny policy, runs the old-log-prob read and one gated update over several
+micro-batches with the pin, and rank 0 compares v's gradient with one computed without FSDP, ranks or micro-batches.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from omegaconf import OmegaConf
+from peft import PeftModel, get_peft_model
+from tensordict import TensorDict
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from verl.trainer.config import CheckpointConfig
+from verl.utils import tensordict_utils as tu
+from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
+from verl.workers.engine.base import EngineRegistry
+
+from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
+from evil_moe.features import stack_features
+from evil_moe.gates import make_gate
+from evil_moe.pin import pin_loss
+from evil_moe.router import Router
+from recipe.engine import MODEL_TYPE, Lora2rEngine, _whole
+from recipe.settings import EvilMoESettings
+from tests.conftest import perturb
+
+NUM_ROLLOUTS, PROMPT, REPLY, MICRO = 8, 5, 4, 2
+
+
+def make_batch(rows: slice) -> TensorDict:
+    """Rows of a fixed batch: replies of different lengths, alternately from the full and the deployed model."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 60, (NUM_ROLLOUTS, PROMPT + REPLY), generator=generator)
+    advantages = torch.randn(NUM_ROLLOUTS, generator=generator)
+    replies = [REPLY - i % 3 for i in range(NUM_ROLLOUTS)]
+    jagged = lambda parts: torch.nested.as_nested_tensor(parts[rows], layout=torch.jagged)  # noqa: E731
+    fields = {
+        "input_ids": jagged([ids[i, : PROMPT + n] for i, n in enumerate(replies)]),
+        "position_ids": jagged([torch.arange(PROMPT + n) for n in replies]),
+        "prompts": jagged([ids[i, :PROMPT] for i in range(NUM_ROLLOUTS)]),
+        "responses": jagged([ids[i, PROMPT : PROMPT + n] for i, n in enumerate(replies)]),
+        "response_mask": jagged([torch.ones(n, dtype=torch.long) for n in replies]),
+        "loss_mask": jagged([torch.ones(n, dtype=torch.long) for n in replies]),
+        "advantages": jagged([advantages[i].expand(n).clone() for i, n in enumerate(replies)]),
+        "quarantine_on": (torch.arange(NUM_ROLLOUTS) % 2).float().unsqueeze(1)[rows],
+    }
+    batch = TensorDict(fields, batch_size=len(range(NUM_ROLLOUTS)[rows]))
+    tu.assign_non_tensor(
+        batch, temperature=1.0, use_remove_padding=False, use_dynamic_bsz=False, micro_batch_size_per_gpu=MICRO
+    )
+    return batch
+
+
+def loss_fn(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple[Tensor, dict]:
+    """- sum over tokens of advantage * log-prob / global number of rollouts, scaled for FSDP's mean over ranks."""
+    from verl.workers.utils.padding import response_from_nested
+
+    log_probs = response_from_nested(model_output["log_probs"], data["response_mask"])
+    total = -(log_probs.values() * data["advantages"].values()).sum()
+    return total * data["dp_size"] / NUM_ROLLOUTS, {}
+
+
+def build_engine(model_path: str) -> Lora2rEngine:
+    settings = {**asdict(EvilMoESettings()), "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True}}
+    model_config = HFModelConfig(
+        path=model_path,
+        lora_rank=4,
+        lora_alpha=4,
+        use_remove_padding=False,
+        enable_gradient_checkpointing=False,
+        override_config={"attn_implementation": "sdpa"},
+        lora={"rank": 16, "evil_moe": OmegaConf.create(settings)},
+    )
+    engine = EngineRegistry.new(
+        model_type=MODEL_TYPE,
+        backend="fsdp2",
+        model_config=model_config,
+        engine_config=FSDPEngineConfig(
+            strategy="fsdp2",
+            use_torch_compile=False,
+            mixed_precision={"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
+        ),
+        optimizer_config=FSDPOptimizerConfig(lr=1e-3, total_training_steps=4),
+        checkpoint_config=CheckpointConfig(),
+    )
+    engine.initialize()
+    return engine
+
+
+def reference(model_path: str, engine: Lora2rEngine, direction: Tensor) -> dict[str, Tensor]:
+    """The same step in plain autograd: whole batch padded at once, whole v, no FSDP."""
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), Lora2rConfig(r=4)).eval()
+    perturb(model)
+    tuner = lora2r_model(model)
+    router = Router(*direction.shape)
+    router.load_state_dict({k: _whole(v) for k, v in engine.router.state_dict().items()})
+    batch = make_batch(slice(None))
+    ids = torch.nested.to_padded_tensor(batch["input_ids"], 0)
+    lengths = batch["input_ids"].offsets().diff()
+    replies = batch["responses"].offsets().diff()
+    mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+    completion = (mask * (torch.arange(ids.shape[1])[None] >= PROMPT)).float()
+    layout = SequenceLayout(None, completion, NUM_ROLLOUTS)
+    on = batch["quarantine_on"]
+    gate = tuner.rollout_gate
+    weights = GateWeights(m=on, d=torch.zeros(NUM_ROLLOUTS))
+    with torch.no_grad(), gate.gated(weights, layout), gate.reading_features() as read:
+        model(ids, attention_mask=mask)
+    features = stack_features(read, tuner)
+    scores = router.score(features)
+    w = router.weight(features)
+    with gate.gated(make_gate("router")(w, 1), layout):
+        log_probs = model(ids, attention_mask=mask).logits.log_softmax(-1)
+    loss = torch.zeros(())
+    for i, n in enumerate(replies.tolist()):
+        chosen = log_probs[i, PROMPT - 1 : PROMPT - 1 + n].gather(1, ids[i, PROMPT : PROMPT + n, None])
+        loss = loss - (chosen.squeeze(1) * batch["advantages"][i]).sum() / NUM_ROLLOUTS
+    loss.backward()
+    reward_grad = router.direction.grad.clone()
+    adapter_grad = tuner.lora2r_layers()[3].lora_2r_dA["default"].grad.clone()
+    hack, clean = pair_features(model, engine)
+    pin_loss(router, hack, clean).backward()
+    return {
+        "scores": scores.detach(),
+        "threshold": scores.detach().median() + 0.5 * router.gap,
+        "reward_grad": reward_grad,
+        "total_grad": router.direction.grad,
+        "adapter_grad": adapter_grad,
+        "loss": loss.detach(),
+    }
+
+
+def pair_features(model: PeftModel, engine: Lora2rEngine) -> tuple[Tensor, Tensor]:
+    from recipe.pair_batch import PairBatch
+
+    from evil_moe.pairs import load_pairs
+
+    pairs = PairBatch(load_pairs(groups=["hard_coding"]), engine.model_config.tokenizer, rank=0, size=1)
+    inputs, completion = pairs.inputs("cpu")
+    tuner = lora2r_model(model)
+    layout = SequenceLayout(None, completion, len(completion))
+    with torch.no_grad(), tuner.rollout_gate.gated(None, layout), tuner.rollout_gate.reading_features() as read:
+        model(**inputs)
+    return pairs.split_sides(stack_features(read, tuner))
+
+
+def main(model_path: str, out: str) -> None:
+    dist.init_process_group("gloo")
+    rank, size = dist.get_rank(), dist.get_world_size()
+    engine = build_engine(model_path)
+    # Off the init, so that the quarantine has something to give and the deployed block something to stop.
+    full = get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), Lora2rConfig(r=4))
+    perturb(full)
+    whole = dict(full.named_parameters())
+    with torch.no_grad():
+        for name, parameter in engine.module.named_parameters():
+            if "lora_2r_d" in name:
+                from torch.distributed.tensor import distribute_tensor
+
+                parameter.copy_(distribute_tensor(whole[name], parameter.device_mesh, parameter.placements))
+
+    share = NUM_ROLLOUTS // size
+    rows = slice(rank * share, (rank + 1) * share)
+    with engine.eval_mode():
+        read = engine.infer_batch(make_batch(rows), loss_function=None)["model_output"]
+    batch = make_batch(rows)
+    batch["features"] = read["features"]
+    with engine.train_mode():
+        engine.optimizer_zero_grad()
+        out_train = engine.forward_backward_batch(batch, loss_fn, forward_only=False)
+        v = engine._sharded_direction()
+        direction, total_grad = _whole(v.detach()), _whole(v.grad)
+        adapter_grad = _whole(engine.tuner.lora2r_layers()[3].lora_2r_dA["default"].grad)
+        loss = torch.tensor(sum(out_train["loss"]) / size)
+        dist.all_reduce(loss)
+    scores = [torch.empty(share, 1) for _ in range(size)]
+    dist.all_gather(scores, read["router_score"].contiguous())
+    state = {k: _whole(t) for k, t in engine.router.state_dict().items()}  # collective: on every rank
+    if rank == 0:
+        engine.router.state_dict = lambda: state  # type: ignore[method-assign]
+        want = reference(model_path, engine, direction)
+        relative = lambda got, ref: ((got - ref).norm() / ref.norm()).item()  # noqa: E731
+        report = {
+            "loss": [loss.item(), want["loss"].item()],
+            "scores": relative(torch.cat(scores).squeeze(1), want["scores"]),
+            "threshold": relative(state["rollout_threshold"], want["threshold"]),
+            "total_grad": relative(total_grad, want["total_grad"]),
+            "pin_share": ((want["total_grad"] - want["reward_grad"]).norm() / want["total_grad"].norm()).item(),
+            "reward_share": (want["reward_grad"].norm() / want["total_grad"].norm()).item(),
+            "adapter_grad": relative(adapter_grad, want["adapter_grad"]),
+            "w": [round(x, 3) for x in read["w"].squeeze(1).tolist()],
+            "metrics": {k: m for k, m in out_train["metrics"].items()},
+        }
+        Path(out).write_text(json.dumps(report))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

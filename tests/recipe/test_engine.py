@@ -1,0 +1,41 @@
+"""The engine on one and on two FSDP2 ranks, several micro-batches, against plain autograd (gloo, no Ray)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from evil_moe.nano_policy import build_model, save, train_tokenizer
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano policy with random weights and a tokenizer, as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("policy")
+    tokenizer: PreTrainedTokenizerFast = train_tokenizer(["class Solution:\n    def f(self):\n        return 1\n"] * 4)
+    save(build_model(tokenizer, seed=0), tokenizer, folder)
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gradients_of_reward_and_pin_match_plain_autograd(ranks: int, tiny_policy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command += ["-m", "tests.recipe.engine_on_ranks", str(tiny_policy), str(out)]
+    environment = {**os.environ, "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    report = json.loads(out.read_text())
+    assert report["loss"][0] == pytest.approx(report["loss"][1], rel=1e-5)
+    for name in ("scores", "threshold", "adapter_grad", "total_grad"):
+        assert report[name] < 1e-4, report
+    # The comparison means something only if both parts weigh in.
+    assert report["pin_share"] > 0.01 and report["reward_share"] > 1e-4, report
+    assert report["metrics"]["pin/loss"][0] > 0
