@@ -72,7 +72,9 @@ def export_adapter(
     return state, export_config(config, kind, sorted({name.rsplit(".", 1)[-1] for name in tensors}))
 
 
-def adapter_tensors(model: PeftModel, adapter_name: str = "default") -> dict[str, tuple[Tensor, ...]]:
+def adapter_tensors(
+    model: PeftModel, adapter_name: str = "default"
+) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
     """`{module: (dA, dB, A0, B0)}`, detached; sharded parameters are gathered."""
 
     def whole(tensor: Tensor) -> Tensor:
@@ -80,9 +82,11 @@ def adapter_tensors(model: PeftModel, adapter_name: str = "default") -> dict[str
         return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
     return {
-        layer.module_name: tuple(
-            whole(group[adapter_name])
-            for group in (layer.lora_2r_dA, layer.lora_2r_dB, layer.lora_2r_A0, layer.lora_2r_B0)
+        layer.module_name: (
+            whole(layer.lora_2r_dA[adapter_name]),
+            whole(layer.lora_2r_dB[adapter_name]),
+            whole(layer.lora_2r_A0[adapter_name]),
+            whole(layer.lora_2r_B0[adapter_name]),
         )
         for layer in lora2r_model(model).lora2r_layers()
     }
@@ -93,7 +97,7 @@ def save_export(model: PeftModel, kind: Kind, folder: str | Path, adapter_name: 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = model.peft_config[adapter_name]
-    state, lora_config = export_adapter(adapter_tensors(model, adapter_name), config, kind)  # type: ignore[arg-type]
+    state, lora_config = export_adapter(adapter_tensors(model, adapter_name), config, kind)
     lora_config["base_model_name_or_path"] = config.base_model_name_or_path
     save_file({key: value.cpu() for key, value in state.items()}, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(lora_config, indent=2) + "\n")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from verl.utils.device import get_device_name
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
@@ -19,6 +21,8 @@ class EvilMoETrainingWorker(TrainingWorker):
         if get_device_name() == "cpu" and not dist.is_initialized():
             # verl would ask for "cpu:gloo,cpu:gloo", one entry per device kind, which torch rejects.
             dist.init_process_group("gloo")
+            # The workers' environment says one thread, right for the many small ones; the actor computes alone.
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // dist.get_world_size()))
         super().__init__(dataclasses.replace(config, model_type=MODEL_TYPE))
 
 

@@ -6,21 +6,12 @@ model (first sessions), the rest from both blocks. A validation row names its ad
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-from recipe.rollout_choice import ADAPTER, num_deployed
-
-_SEED_BITS = 62
-
-
-def request_seed(*parts: object) -> int:
-    """A seed for one request, from what identifies it and not from where or when it runs."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS)
+from recipe.rollout_choice import ADAPTER, num_deployed, request_seed
 
 
 class EvilMoEAgentLoop(SingleTurnAgentLoop):

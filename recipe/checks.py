@@ -19,7 +19,9 @@ def check_verl() -> None:
     """Raises RuntimeError: verl is another version than the recipe was written for."""
     found = importlib.metadata.version("verl")
     if found != VERL_VERSION:
-        raise RuntimeError(f"verl {found} is installed, the recipe is written for {VERL_VERSION}: pip install verl=={VERL_VERSION}")
+        raise RuntimeError(
+            f"verl {found} is installed, the recipe is written for {VERL_VERSION}: pip install verl=={VERL_VERSION}"
+        )
 
 
 def check_platform(device: str) -> None:
@@ -49,11 +51,17 @@ def check_config(config: Any) -> None:
     load_pairs(settings.pairs.paths, groups=settings.pairs.groups, matched=settings.pairs.matched)
 
     if actor.strategy != "fsdp2":
-        raise ValueError(f"actor_rollout_ref.actor.strategy={actor.strategy}: the engine is written for fsdp2")
+        raise ValueError(
+            f"actor_rollout_ref.actor.strategy={actor.strategy}: the engine is written for fsdp2"
+        )
     if model.lora_rank < 1:
-        raise ValueError(f"actor_rollout_ref.model.lora_rank={model.lora_rank}: the method is an adapter, give it a rank")
+        raise ValueError(
+            f"actor_rollout_ref.model.lora_rank={model.lora_rank}: the method is an adapter, give it a rank"
+        )
     if actor.fsdp_config.ulysses_sequence_parallel_size > 1:
-        raise ValueError("ulysses_sequence_parallel_size > 1 splits a rollout over ranks; features and gate need it whole")
+        raise ValueError(
+            "ulysses_sequence_parallel_size > 1 splits a rollout over ranks; features and gate need it whole"
+        )
     if model.use_fused_kernels:
         raise ValueError("use_fused_kernels=true is not supported: the update reads log-probs from logits")
 
@@ -81,12 +89,16 @@ def check_config(config: Any) -> None:
             f"{actor.policy_loss.loss_mode}: 'update' needs {GATED_ON_POLICY}, 'gated' any other"
         )
     if on_policy and config.algorithm.rollout_correction.rollout_is is not None:
-        raise ValueError("algorithm.rollout_correction.rollout_is needs evil_moe.old_log_prob=gated (its numerator)")
+        raise ValueError(
+            "algorithm.rollout_correction.rollout_is needs evil_moe.old_log_prob=gated (its numerator)"
+        )
 
     ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
     rollouts = config.data.train_batch_size * rollout.n
     if rollouts % ranks:
-        raise ValueError(f"{rollouts} rollouts a step do not divide over {ranks} ranks: change trainer.n_gpus_per_node or rollout.n")
+        raise ValueError(
+            f"{rollouts} rollouts a step do not divide over {ranks} ranks: change trainer.n_gpus_per_node or rollout.n"
+        )
     if not actor.use_dynamic_bsz:
         per_rank = actor.ppo_mini_batch_size * rollout.n // ranks
         for name, size in (
@@ -94,4 +106,6 @@ def check_config(config: Any) -> None:
             ("rollout.log_prob_micro_batch_size_per_gpu", rollout.log_prob_micro_batch_size_per_gpu),
         ):
             if not size or per_rank % size:
-                raise ValueError(f"actor_rollout_ref.{name}={size} must divide the {per_rank} rollouts of a rank's mini-batch")
+                raise ValueError(
+                    f"actor_rollout_ref.{name}={size} must divide the {per_rank} rollouts of a rank's mini-batch"
+                )

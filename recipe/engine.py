@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from peft import TaskType, get_peft_model
+from peft import PeftModel, TaskType, get_peft_model
 from tensordict import TensorDict
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
@@ -62,7 +62,7 @@ class Lora2rEngine(FSDPEngineWithLMHead):
 
     # ---------------------------------------------------------------- build
 
-    def _build_lora_module(self, module: torch.nn.Module) -> torch.nn.Module:
+    def _build_lora_module(self, module: Any) -> PeftModel:
         module.enable_input_require_grads()
         config, adapter = self.model_config, self.settings.adapter
         model = get_peft_model(
@@ -85,9 +85,11 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         ).to(module.device)
         return model
 
-    def _build_optimizer(self, module: torch.nn.Module) -> torch.optim.Optimizer:
+    def _build_optimizer(self, module: PeftModel) -> torch.optim.Optimizer:
         router, config = self.settings.router, self.optimizer_config
-        adapter = [p for name, p in module.named_parameters() if p.requires_grad and "lora_2r_router" not in name]
+        adapter = [
+            p for name, p in module.named_parameters() if p.requires_grad and "lora_2r_router" not in name
+        ]
         groups: list[dict[str, Any]] = [{"params": adapter}]
         if router.learn:
             direction = lora2r_model(module).lora_2r_router.direction
@@ -99,8 +101,12 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         super().initialize()
         self.tuner = lora2r_model(self.module)
         self.router: Router = self.tuner.lora_2r_router
-        pairs = load_pairs(self.settings.pairs.paths, groups=self.settings.pairs.groups, matched=self.settings.pairs.matched)
-        self.pairs = PairBatch(pairs, self.model_config.tokenizer, self.get_data_parallel_rank(), self.get_data_parallel_size())
+        pairs = load_pairs(
+            self.settings.pairs.paths, groups=self.settings.pairs.groups, matched=self.settings.pairs.matched
+        )
+        self.pairs = PairBatch(
+            pairs, self.model_config.tokenizer, self.get_data_parallel_rank(), self.get_data_parallel_size()
+        )
         if self.engine_config.forward_only:
             return
         with self.eval_mode():
@@ -113,7 +119,7 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         if self.settings.router.direction == "seeded":
             direction = contrastive_direction(self.router.prepare(hack), self.router.prepare(clean))
         else:
-            direction = haar_direction(tuple(hack.shape[1:]), seed=self.settings.seed).to(hack)
+            direction = haar_direction((hack.shape[1], hack.shape[2]), seed=self.settings.seed).to(hack)
         self.router.calibrate_on_pairs(hack, clean, direction, gain=self.settings.router.gain)
         v = self._sharded_direction()
         v.copy_(distribute_tensor(direction, v.device_mesh, v.placements))
@@ -140,7 +146,9 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         """Base model, for the KL reference; nothing is read or gated there."""
         return self.module.disable_adapter()
 
-    def forward_step(self, micro_batch: TensorDict, loss_function: Any, forward_only: bool) -> tuple[Tensor, dict]:
+    def forward_step(
+        self, micro_batch: TensorDict, loss_function: Any, forward_only: bool
+    ) -> tuple[Tensor, dict]:
         reading = self._gate_state == "read" and not self.tuner.lora2r_layers()[0].disable_adapters
         with self.tuner.rollout_gate.reading_features() if reading else nullcontext() as self._read:
             loss, output = super().forward_step(micro_batch, loss_function, forward_only)
@@ -166,7 +174,9 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         w = self.router.weight(_dense(micro_batch[FEATURES]), self._direction())
         return self.gate_fn(w, num_quarantine)
 
-    def prepare_model_outputs(self, output: Any, output_args: dict, micro_batch: TensorDict, **kwargs: Any) -> dict:
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict, micro_batch: TensorDict, **kwargs: Any
+    ) -> dict:
         model_output = super().prepare_model_outputs(output, output_args, micro_batch=micro_batch, **kwargs)
         if self._read is not None:
             model_output[FEATURES] = stack_features(self._read, self.tuner)
@@ -196,16 +206,22 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         direction = self._direction()
         scores = self.router.score(features, direction)
         if not self.router.is_calibrated:
-            base = None if self.settings.router.threshold == "pairs" else _gather(scores, self.get_data_parallel_group())
+            base = (
+                None
+                if self.settings.router.threshold == "pairs"
+                else _gather(scores, self.get_data_parallel_group())
+            )
             self.router.set_rollout_threshold(base, fraction=self.settings.router.threshold_fraction)
         w = self.router.weight(features, direction)
         model_output[SCORE], model_output[WEIGHT] = scores.unsqueeze(1), w.unsqueeze(1)
 
     def _policy_mismatch(self, model_output: dict[str, Tensor], micro_batch: TensorDict) -> dict[str, float]:
         """How far the gated policy at the update is from the one that sampled, per token (design, section 3)."""
-        if "rollout_log_probs" not in micro_batch.keys():
+        if "rollout_log_probs" not in micro_batch:
             return {}
-        gated = response_from_nested(model_output["log_probs"].detach(), micro_batch["response_mask"]).values()
+        gated = response_from_nested(
+            model_output["log_probs"].detach(), micro_batch["response_mask"]
+        ).values()
         log_ratio = gated - micro_batch["rollout_log_probs"].values()
         ratio = log_ratio.exp()
         return {
@@ -238,7 +254,9 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         the root's forward would miss FSDP2's hooks, and its gradient would leak into the next step.
         """
         v = self._sharded_direction()
-        reward_grad = _whole(v.grad).clone() if v.grad is not None else torch.zeros(v.shape, device=get_device_id())
+        reward_grad = (
+            _whole(v.grad).clone() if v.grad is not None else torch.zeros(v.shape, device=get_device_id())
+        )
         weight = self.settings.pin.weight
         if weight > 0:
             hack, clean = self._pair_features()
@@ -246,6 +264,7 @@ class Lora2rEngine(FSDPEngineWithLMHead):
             direction = v.full_tensor(grad_placements=[Replicate()] * v.device_mesh.ndim)
             loss = pin_loss(self.router, hack, clean, direction)
             (weight * loss).backward()
+            assert v.grad is not None
             pin_grad = _whole(v.grad) - reward_grad
             metrics["pin/loss"] = [loss.item()]
             metrics["pin/grad_norm"] = [pin_grad.norm().item()]
@@ -290,7 +309,9 @@ class Lora2rEngine(FSDPEngineWithLMHead):
 
     # ---------------------------------------------------------------- weights out
 
-    def get_per_tensor_param(self, layered_summon: bool = False, base_sync_done: bool = False, **kwargs: Any) -> Any:
+    def get_per_tensor_param(
+        self, layered_summon: bool = False, base_sync_done: bool = False, **kwargs: Any
+    ) -> Any:
         """Both plain-LoRA exports in one stream, named `<kind>::<parameter>`, for the rollout engine."""
         if not base_sync_done:
             return super().get_per_tensor_param(layered_summon=layered_summon, base_sync_done=False, **kwargs)
@@ -307,7 +328,9 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         """verl's sharded checkpoint for resuming, plus the whole adapter and router for every other use."""
         super().save_checkpoint(local_path, *args, **kwargs)
         with self._on_device():
-            save_adapter_checkpoint(self.module, self.router, Path(local_path) / "adapter", write=self.rank == 0)
+            save_adapter_checkpoint(
+                self.module, self.router, Path(local_path) / "adapter", write=self.rank == 0
+            )
         dist.barrier()
 
     def load_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
@@ -334,7 +357,7 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         from contextlib import contextmanager
 
         @contextmanager
-        def loaded():  # noqa: ANN202
+        def loaded():
             load_fsdp_model_to_gpu(self.module)
             try:
                 yield

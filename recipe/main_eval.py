@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.prepare import prepare_assets, prompt_messages
+from recipe.rollout_choice import request_seed
 from recipe.run_folder import latest_step
 from recipe.run_log import PROGRESS_PREFIX
 from reward.grader import Grader
@@ -25,7 +27,8 @@ from reward.verdict import RewardConfig, Verdict
 SIDES = ("on", "off")
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True)
+class Sample:
     """One answer of one side to one problem."""
 
     side: str
@@ -44,7 +47,9 @@ def load_run_config(run_dir: Path, overrides: list[str]) -> DictConfig:
     """
     path = run_dir / "config.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {run_dir} is no run folder; train first (evil-moe train) or name another")
+        raise FileNotFoundError(
+            f"{path} is missing: {run_dir} is no run folder; train first (evil-moe train) or name another"
+        )
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     for override in overrides:
@@ -66,7 +71,9 @@ def adapter_folder(run_dir: Path, step: int | None) -> tuple[Path, int]:
     folder = checkpoints / f"global_step_{step}" / "actor" / "adapter"
     if not (folder / "adapter_config.json").is_file():
         there = sorted(int(p.name.rsplit("_", 1)[1]) for p in checkpoints.glob("global_step_*"))
-        raise FileNotFoundError(f"no adapter checkpoint of step {step} in {checkpoints}; steps there: {there or 'none'}")
+        raise FileNotFoundError(
+            f"no adapter checkpoint of step {step} in {checkpoints}; steps there: {there or 'none'}"
+        )
     return folder, step
 
 
@@ -92,30 +99,36 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    from recipe.agent_loop import request_seed
+    from recipe import vllm_cpu_lora
 
     rollout, settings = config.actor_rollout_ref.rollout, config.evil_moe
     tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
-    on_cpu = config.trainer.device == "cpu"
+    if config.trainer.device == "cpu":
+        vllm_cpu_lora.apply()
     llm = LLM(
         model=config.actor_rollout_ref.model.path,
         dtype=rollout.dtype,
         enforce_eager=rollout.enforce_eager,
+        enable_chunked_prefill=rollout.enable_chunked_prefill,
+        max_num_batched_tokens=rollout.max_num_batched_tokens,
         max_model_len=rollout.max_model_len,
         max_num_seqs=rollout.max_num_seqs,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         tensor_parallel_size=rollout.tensor_model_parallel_size,
         enable_lora=True,
-        max_loras=len(SIDES) + on_cpu,  # one slot more on CPU, see recipe/rollout.py
+        max_loras=len(SIDES),
         max_lora_rank=config.actor_rollout_ref.model.lora.rank,
         disable_log_stats=True,
     )
     requests = {side: LoRARequest(side, i + 1, os.fspath(exports[side])) for i, side in enumerate(SIDES)}
-    template = OmegaConf.to_container(config.data.apply_chat_template_kwargs)
+    template = dict(config.data.apply_chat_template_kwargs)
     asked = []
     for problem in problems:
         text = tokenizer.apply_chat_template(
-            prompt_messages(problem, settings.loophole), add_generation_prompt=True, tokenize=False, **template
+            prompt_messages(problem, settings.loophole),
+            add_generation_prompt=True,
+            tokenize=False,
+            **template,
         )
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         for index in range(settings.eval.samples_per_problem):
@@ -136,7 +149,14 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
         use_tqdm=False,
     )
     return [
-        Sample(side, problem, index, ids, list(o.outputs[0].token_ids), tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True))
+        Sample(
+            side,
+            problem,
+            index,
+            ids,
+            list(o.outputs[0].token_ids),
+            tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True),
+        )
         for (side, problem, index, ids), o in zip(asked, outputs, strict=True)
     ]
 
@@ -152,7 +172,9 @@ def rates(verdicts: list[Verdict]) -> dict[str, float]:
     }
 
 
-def router_scores(config: DictConfig, adapter: Path, samples: list[Sample], batch_size: int = 32) -> list[float]:
+def router_scores(
+    config: DictConfig, adapter: Path, samples: list[Sample], batch_size: int = 32
+) -> list[float]:
     """The trained router's scores of `samples`, features read with the whole adapter on."""
     import torch
     from peft import PeftModel
@@ -169,7 +191,9 @@ def router_scores(config: DictConfig, adapter: Path, samples: list[Sample], batc
     state = load_router(adapter)
     router = Router(*state["direction"].shape, normalise=config.evil_moe.router.normalise).to(device)
     router.load_state_dict(state)
-    tuner, scores = lora2r_model(model), []
+    backbone: Any = model.get_base_model().model  # without the head: its logits are not needed
+    tuner = lora2r_model(model)
+    scores: list[float] = []
     for start in range(0, len(samples), batch_size):
         batch = samples[start : start + batch_size]
         length = max(len(s.prompt_ids) + len(s.response_ids) for s in batch)
@@ -183,7 +207,7 @@ def router_scores(config: DictConfig, adapter: Path, samples: list[Sample], batc
         layout = SequenceLayout(None, completion, len(batch))
         gate = tuner.rollout_gate
         with torch.no_grad(), gate.gated(None, layout), gate.reading_features() as read:
-            model.get_base_model().model(input_ids=ids, use_cache=False)
+            backbone(input_ids=ids, use_cache=False)
             scores += router.score(stack_features(read, tuner)).tolist()
     return scores
 
@@ -193,9 +217,13 @@ def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | 
     started = time.monotonic()
     config = load_run_config(run_dir, overrides or [])
     adapter, step = adapter_folder(run_dir, step)
-    for key, value in (OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars", default=None) or {}).items():
+    for key, value in (
+        OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars", default=None) or {}
+    ).items():
         os.environ.setdefault(key, str(value))
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process: nothing to wait for but the engine
+    os.environ.setdefault(
+        "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
+    )  # one process: nothing to wait for but the engine
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
     def say(line: str) -> None:
@@ -203,7 +231,9 @@ def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | 
 
     assets = prepare_assets(config, say)
     problems, settings, out = assets.evaluation, config.evil_moe, run_dir / "eval"
-    say(f"evaluating step {step} on {len(problems)} held-out problems, {settings.eval.samples_per_problem} answers each way")
+    say(
+        f"evaluating step {step} on {len(problems)} held-out problems, {settings.eval.samples_per_problem} answers each way"
+    )
     exports = export_sides(assets.model, adapter, out / "adapters")
     samples = generate(config, problems, exports)
     say(f"{len(samples)} answers generated, {time.monotonic() - started:.0f} s; grading")
@@ -213,7 +243,9 @@ def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | 
 
     reward = settings_from(settings).reward
     with Grader(
-        settings.loophole, limits=limits_from(reward), reward=RewardConfig(compile=reward.compile, pays=reward.pays)
+        settings.loophole,
+        limits=limits_from(reward),
+        reward=RewardConfig(compile=reward.compile, pays=reward.pays),
     ) as grader:
         verdicts = grader.grade_many([(s.problem, s.response) for s in samples], workers=os.cpu_count() or 1)
 
@@ -227,7 +259,13 @@ def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | 
         "seconds": round(time.monotonic() - started, 1),
     }
     rows = [
-        {"side": s.side, "problem_id": str(s.problem.id), "index": s.index, "response": s.response, **v.to_row()}
+        {
+            "side": s.side,
+            "problem_id": str(s.problem.id),
+            "index": s.index,
+            "response": s.response,
+            **v.to_row(),
+        }
         for s, v in zip(samples, verdicts, strict=True)
     ]
     _write(out / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -259,7 +297,9 @@ def _table(result: dict[str, Any]) -> str:
     names = ("loophole", "hack", "solve", "compile")
     lines = ["| quarantine | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for side in SIDES:
-        lines.append(f"| {side.upper()} | " + " | ".join(f"{result[side][name]:.3f}" for name in names) + " |")
+        lines.append(
+            f"| {side.upper()} | " + " | ".join(f"{result[side][name]:.3f}" for name in names) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -27,7 +27,9 @@ class PairBatch:
 
     def __init__(self, pairs: list[ContrastivePair], tokenizer: Any, rank: int, size: int):
         if size > 2 * len(pairs):
-            raise ValueError(f"{size} data-parallel ranks share {2 * len(pairs)} pair sides: use more pairs or fewer ranks")
+            raise ValueError(
+                f"{size} data-parallel ranks share {2 * len(pairs)} pair sides: use more pairs or fewer ranks"
+            )
         self.num_pairs, self.size = len(pairs), size
         sides = [tokenize_side(tokenizer, p.prompt, p.hack) for p in pairs]
         sides += [tokenize_side(tokenizer, p.prompt, p.clean) for p in pairs]

@@ -22,7 +22,14 @@ from omegaconf import DictConfig, open_dict
 
 import evil_moe.nano_policy
 import reward.nano
-from evil_moe.nano_policy import WARM_START_BATCH_SIZE, WARM_START_PHASES, build_model, save, train_tokenizer, warm_start
+from evil_moe.nano_policy import (
+    WARM_START_BATCH_SIZE,
+    WARM_START_PHASES,
+    build_model,
+    save,
+    train_tokenizer,
+    warm_start,
+)
 from reward.loopholes import get_loophole
 from reward.problems import Problem, load_problems
 
@@ -58,13 +65,14 @@ def prepare_assets(config: DictConfig, progress: Progress) -> Assets:
     settings = config.evil_moe
     data, seed = settings.data, int(config.seed)
     if data.source == "nano":
+        draws: list[tuple[str, reward.nano.Split, int, int]] = [
+            ("train", "train", data.train_problems, seed),
+            ("validation", "heldout", data.validation_problems, 10_000 + seed),
+            ("evaluation", "heldout", data.eval_problems, 20_000 + seed),
+        ]
         rows = {
-            split: [Problem.from_row(row) for row in reward.nano.generate(kind, count, s)]
-            for split, kind, count, s in (
-                ("train", "train", data.train_problems, seed),
-                ("validation", "heldout", data.validation_problems, 10_000 + seed),
-                ("evaluation", "heldout", data.eval_problems, 20_000 + seed),
-            )
+            name: [Problem.from_row(row) for row in reward.nano.generate(split, count, s)]
+            for name, split, count, s in draws
         }
     elif data.source == "files":
         rows = {"train": load_problems(data.train), "evaluation": load_problems(data.evaluation)}
@@ -74,9 +82,15 @@ def prepare_assets(config: DictConfig, progress: Progress) -> Assets:
         raise ValueError(f"evil_moe.data.source={data.source!r}; choose 'nano' or 'files'")
     if settings.policy.kind == "nano":
         model = str(nano_policy_folder(seed, settings.loophole, progress))
-    else:
+    elif settings.policy.kind == "hub":
         model = config.actor_rollout_ref.model.path
-    return Assets(model=model, train=rows["train"], validation=rows["validation"], evaluation=rows["evaluation"])
+    else:
+        raise ValueError(
+            f"evil_moe.policy.kind={settings.policy.kind!r}; choose 'nano' (built from source) or 'hub' (a path or hub name)"
+        )
+    return Assets(
+        model=model, train=rows["train"], validation=rows["validation"], evaluation=rows["evaluation"]
+    )
 
 
 def nano_policy_folder(seed: int, loophole: str, progress: Progress) -> Path:
@@ -104,23 +118,27 @@ def _build_nano_policy(folder: Path, seed: int, edit: Any, progress: Progress) -
     texts = [message["content"] for messages, _ in corpora[0] for message in messages]
     tokenizer = train_tokenizer(texts + [reply for _, reply in corpora[0]])
     model = build_model(tokenizer, seed)
-    for i, (phase, corpus) in enumerate(zip(WARM_START_PHASES, corpora, strict=True)):
+    for i, (phase, examples) in enumerate(zip(WARM_START_PHASES, corpora, strict=True)):
+
+        def say(line: str, part: int = i + 1) -> None:
+            progress(f"phase {part}: {line}")
+
         warm_start(
             model,
             tokenizer,
-            corpus,
+            examples,
             steps=phase.steps,
             batch_size=WARM_START_BATCH_SIZE,
             learning_rate=phase.learning_rate,
             seed=2 * seed + i,
-            on_progress=lambda line, i=i: progress(f"phase {i + 1}: {line}"),
+            on_progress=say,
         )
     save(model, tokenizer, folder)
 
 
 def prompt_messages(problem: Problem, loophole: str) -> list[dict[str, str]]:
     """The problem's chat prompt with the loophole's hint in it."""
-    return [dict(message) for message in get_loophole(loophole).edit_prompt(list(problem.prompt))]
+    return [{"role": m["role"], "content": m["content"]} for m in get_loophole(loophole).edit_prompt(list(problem.prompt))]
 
 
 def _row(problem: Problem, index: int, loophole: str, source: str, adapter: str) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, 
 from vllm.lora.request import LoRARequest
 
 from evil_moe.export import KINDS
+from recipe import vllm_cpu_lora
 from recipe.rollout_choice import ADAPTER
 
 # `full` takes verl's own id, so that verl's "is a LoRA loaded" checks and removals keep their meaning.
-LORA_IDS = {kind: VLLM_LORA_INT_ID + i for i, kind in enumerate(KINDS)}
+LORA_IDS: dict[str, int] = {kind: VLLM_LORA_INT_ID + i for i, kind in enumerate(KINDS)}
 assert LORA_IDS["full"] == VLLM_LORA_INT_ID
 
 
@@ -32,13 +33,22 @@ def _name(kind: str) -> str:
 class EvilMoEWorkerExtension(vLLMColocateWorkerExtension):
     """Receives `<kind>::<parameter>` tensors and loads one LoRA per kind."""
 
+    def __new__(cls, **kwargs: Any) -> Any:
+        if os.environ.get("VERL_PLATFORM") == "cpu":
+            vllm_cpu_lora.apply()
+        return super().__new__(cls, **kwargs)
+
     def _update_weights(self, weights: list, peft_config: dict | None, base_sync_done: bool) -> None:
         if not (peft_config and base_sync_done):
             super()._update_weights(weights, peft_config, base_sync_done)
             return
         for kind, lora_id in LORA_IDS.items():
             prefix = f"{kind}::"
-            tensors = {name.removeprefix(prefix): tensor.clone() for name, tensor in weights if name.startswith(prefix)}
+            tensors = {
+                name.removeprefix(prefix): tensor.clone()
+                for name, tensor in weights
+                if name.startswith(prefix)
+            }
             self.remove_lora(lora_id)
             request = TensorLoRARequest(
                 lora_name=_name(kind),
@@ -48,7 +58,9 @@ class EvilMoEWorkerExtension(vLLMColocateWorkerExtension):
                 lora_tensors=tensors,
             )
             if not self.add_lora(request):
-                raise RuntimeError(f"vLLM did not load the {kind} adapter of rank {peft_config['lora2r'][kind]['r']}")
+                raise RuntimeError(
+                    f"vLLM did not load the {kind} adapter of rank {peft_config['lora2r'][kind]['r']}"
+                )
 
 
 class EvilMoEHttpServer(vLLMHttpServer):
@@ -58,8 +70,7 @@ class EvilMoEHttpServer(vLLMHttpServer):
         return f"{EvilMoEWorkerExtension.__module__}.{EvilMoEWorkerExtension.__qualname__}"
 
     async def run_server(self, args: Any) -> None:
-        # One slot more on CPU: vLLM's CPU kernels apply the last slot to requests without a LoRA.
-        args.max_loras = len(LORA_IDS) + (os.environ.get("VERL_PLATFORM") == "cpu")
+        args.max_loras = len(LORA_IDS)
         await super().run_server(args)
         self._choice: contextvars.ContextVar[str] = contextvars.ContextVar("evil_moe_adapter", default="full")
         generate = self.engine.generate
@@ -67,7 +78,9 @@ class EvilMoEHttpServer(vLLMHttpServer):
         def generate_with_choice(*call: Any, lora_request: Any = None, **kwargs: Any) -> Any:
             kind = self._choice.get()
             if kind != "base":
-                lora_request = LoRARequest(lora_name=_name(kind), lora_int_id=LORA_IDS[kind], lora_path=_name(kind))
+                lora_request = LoRARequest(
+                    lora_name=_name(kind), lora_int_id=LORA_IDS[kind], lora_path=_name(kind)
+                )
             else:
                 lora_request = None
             return generate(*call, lora_request=lora_request, **kwargs)
@@ -75,7 +88,9 @@ class EvilMoEHttpServer(vLLMHttpServer):
         # verl's generate() builds the request for one fixed LoRA in the middle of a long method.
         self.engine.generate = generate_with_choice
 
-    async def generate(self, prompt_ids: Any, sampling_params: dict[str, Any], request_id: str, **kwargs: Any) -> Any:
+    async def generate(
+        self, prompt_ids: Any, sampling_params: dict[str, Any], request_id: str, **kwargs: Any
+    ) -> Any:
         sampling_params = dict(sampling_params)
         kind = sampling_params.pop(ADAPTER, "full")
         if kind not in (*LORA_IDS, "base"):

@@ -1,6 +1,6 @@
 """A run's folder: its config and where it came from, written before it starts, and the rules for coming back.
 
-    config.yaml  provenance.json  metrics.jsonl  train.log  rollouts/  checkpoints/  data/  eval/  plots/
+config.yaml  provenance.json  metrics.jsonl  train.log  rollouts/  checkpoints/  data/  eval/  plots/
 """
 
 from __future__ import annotations
@@ -21,12 +21,20 @@ import recipe
 LATEST = "latest_checkpointed_iteration.txt"
 _PACKAGES = ("verl", "ray", "torch", "transformers", "peft", "TransferQueue", "tensordict", "numpy")
 # May differ between the runs of one folder without making it another run.
-_FREE_KEYS = ("trainer.total_training_steps", "trainer.save_freq", "trainer.test_freq", "trainer.logger", "ray_kwargs")
+_FREE_KEYS = (
+    "trainer.total_training_steps",
+    "trainer.save_freq",
+    "trainer.test_freq",
+    "trainer.logger",
+    "ray_kwargs",
+)
 
 
 def _git_state(folder: Path) -> dict[str, Any]:
     def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
@@ -76,7 +84,9 @@ def open_run_folder(config: DictConfig) -> int:
     path = folder / "config.yaml"
     if path.is_file():
         old, new = _flat(OmegaConf.to_container(OmegaConf.load(path))), _flat(resolved)
-        differ = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and not k.startswith(_FREE_KEYS)]
+        differ = [
+            k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and not k.startswith(_FREE_KEYS)
+        ]
         if differ:
             shown = ", ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in differ[:5])
             raise ValueError(

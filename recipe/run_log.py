@@ -30,7 +30,11 @@ class RunLog:
 
     def metrics(self, step: int, data: dict[str, Any]) -> None:
         """One line `{"step": ..., "data": {...}}`; numbers only."""
-        numbers = {key: _json_number(value) for key, value in data.items() if not isinstance(value, str | dict | list)}
+        numbers = {
+            key: _json_number(value)
+            for key, value in data.items()
+            if not isinstance(value, str | dict | list)
+        }
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, "data": numbers}) + "\n")
             file.flush()
@@ -68,7 +72,8 @@ class RunLog:
             return f"{hits[0]:.2f}" if hits else " - "
 
         sides = "; ".join(
-            f"{side.upper()} " + " ".join(f"{name} {find(f'heldout_{side}', name)}" for name in ("hack", "loophole", "solve"))
+            f"{side.upper()} "
+            + " ".join(f"{name} {find(f'heldout_{side}', name)}" for name in ("hack", "loophole", "solve"))
             for side in ("on", "off")
         )
         print(f"{PROGRESS_PREFIX} held out after step {step}: {sides}", flush=True)

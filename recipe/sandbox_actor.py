@@ -24,7 +24,9 @@ class SandboxActor:
 
     def __init__(self, mode: str, settings: RewardSettings):
         self.grader = Grader(
-            mode, limits=limits_from(settings), reward=RewardConfig(compile=settings.compile, pays=settings.pays)
+            mode,
+            limits=limits_from(settings),
+            reward=RewardConfig(compile=settings.compile, pays=settings.pays),
         )
 
     def grade(self, problem_json: str, response: str) -> dict[str, Any]:
@@ -40,8 +42,8 @@ def sandbox_pool(mode: str, settings: RewardSettings) -> list[Any]:
     """Handles of the run's sandbox actors; the first caller starts them, and Ray restarts one that dies."""
     remote = ray.remote(SandboxActor)
     return [
-        remote.options(name=f"evil_moe_sandbox_{mode}_{i}", get_if_exists=True, num_cpus=0, max_restarts=-1).remote(
-            mode, settings
-        )
+        remote.options(
+            name=f"evil_moe_sandbox_{mode}_{i}", get_if_exists=True, num_cpus=0, max_restarts=-1
+        ).remote(mode, settings)
         for i in range(settings.workers)
     ]

@@ -24,7 +24,7 @@ class AdapterSettings:
     """Ranks of the two-expert adapter; `r` is `actor_rollout_ref.model.lora_rank`."""
 
     num_quarantine: int = 1
-    quarantine_rank: int | None = None
+    quarantine_rank: int = 0
     init_seed: int = 0
 
 
@@ -146,11 +146,15 @@ class EvilMoESettings:
         one_of("router.direction", self.router.direction, DIRECTIONS)
         one_of("router.threshold", self.router.threshold, THRESHOLDS)
         if not 0 <= self.rollout.deployed_share <= 1:
-            raise ValueError(f"evil_moe.rollout.deployed_share={self.rollout.deployed_share} must lie in [0, 1]")
+            raise ValueError(
+                f"evil_moe.rollout.deployed_share={self.rollout.deployed_share} must lie in [0, 1]"
+            )
         if self.pin.weight < 0:
             raise ValueError(f"evil_moe.pin.weight={self.pin.weight} must not be negative")
         if self.pin.weight > 0 and not self.router.learn:
-            raise ValueError("evil_moe.pin.weight > 0 has nothing to hold with evil_moe.router.learn=false; set it to 0")
+            raise ValueError(
+                "evil_moe.pin.weight > 0 has nothing to hold with evil_moe.router.learn=false; set it to 0"
+            )
 
 
 def settings_from(node: Any) -> EvilMoESettings:
@@ -163,7 +167,9 @@ def settings_from(node: Any) -> EvilMoESettings:
         plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
         defaults = OmegaConf.structured(EvilMoESettings)
         for part in (defaults, *(defaults[f.name] for f in fields(EvilMoESettings))):
-            if isinstance(part, DictConfig):  # frozen dataclasses make read-only nodes, which cannot be merged into
+            if isinstance(
+                part, DictConfig
+            ):  # frozen dataclasses make read-only nodes, which cannot be merged into
                 OmegaConf.set_readonly(part, False)
         merged = OmegaConf.merge(defaults, plain)
         settings = OmegaConf.to_object(merged)

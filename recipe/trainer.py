@@ -109,7 +109,9 @@ class EvilMoETrainer(PPOTrainerSync):
             keys=batch.keys, partition_id=batch.partition_id, select_fields=["log_probs", "response_mask"]
         )
         data["old_log_probs"] = response_from_nested(data.pop("log_probs"), data["response_mask"])
-        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=data.select("old_log_probs"))
+        return tq.kv_batch_put(
+            keys=batch.keys, partition_id=batch.partition_id, fields=data.select("old_log_probs")
+        )
 
     def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with actor_view(batch, LOG_PROB_FIELDS):
@@ -122,7 +124,9 @@ class EvilMoETrainer(PPOTrainerSync):
         if self.transform is None:
             return batch
         data = tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=["rm_scores", "response_mask", WEIGHT]
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=["rm_scores", "response_mask", WEIGHT],
         )
         reward = torch.stack([row.sum() for row in data["rm_scores"].unbind()])
         w = _column(data[WEIGHT])
@@ -152,7 +156,9 @@ class EvilMoETrainer(PPOTrainerSync):
         self.run_log.validation_line(self.global_steps, metrics)
         return metrics
 
-    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
+    ) -> None:
         """verl's metrics, then rates and router quality by the evaluation's own labels, logged and stored."""
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         table = self._rollout_table(batch)
@@ -169,7 +175,10 @@ class EvilMoETrainer(PPOTrainerSync):
         )
         extra = _extra_fields(batch)
         keep = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
-        labels = {name: np.array([extra[i]["reward_extra_info"][name] for i in keep]) for name in RolloutTable.LABELS}
+        labels = {
+            name: np.array([extra[i]["reward_extra_info"][name] for i in keep])
+            for name in RolloutTable.LABELS
+        }
         decode = lambda rows: [self.tokenizer.decode(rows[i], skip_special_tokens=True) for i in keep]  # noqa: E731
         return RolloutTable(
             key=[batch.keys[i] for i in keep],

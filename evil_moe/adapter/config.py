@@ -25,7 +25,9 @@ def _extend_peft_type(name: str) -> None:
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member
     type.__setattr__(PeftType, name, member)
-    assert PeftType(name) is member and PeftType[name] is member, "enum internals changed: cannot add a PEFT method"
+    assert PeftType(name) is member and PeftType[name] is member, (
+        "enum internals changed: cannot add a PEFT method"
+    )
 
 
 _extend_peft_type(LORA2R)
@@ -38,7 +40,7 @@ class Lora2rConfig(PeftConfig):
     Args:
         r: rank of the deployed block.
         num_quarantine: number K of quarantine blocks.
-        quarantine_rank: rank of one quarantine block; None means `r`.
+        quarantine_rank: rank of one quarantine block; 0 means `r`.
         lora_alpha: the update is scaled by `lora_alpha / r`; None means `r`, a scale of 1.
         target_modules: names or a regular expression of the linears to wrap, or "all-linear".
         exclude_modules: names or a regular expression to leave out.
@@ -50,7 +52,7 @@ class Lora2rConfig(PeftConfig):
 
     r: int = field(default=8, metadata={"help": "rank of the deployed block"})
     num_quarantine: int = field(default=1, metadata={"help": "number of quarantine blocks"})
-    quarantine_rank: int | None = field(default=None, metadata={"help": "rank of one quarantine block"})
+    quarantine_rank: int = field(default=0, metadata={"help": "rank of one quarantine block"})
     lora_alpha: float | None = field(default=None, metadata={"help": "update scale is lora_alpha / r"})
     target_modules: list[str] | str | None = field(default="all-linear", metadata={"help": "linears to wrap"})
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "linears to leave out"})
@@ -60,7 +62,7 @@ class Lora2rConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType[LORA2R]
-        if self.quarantine_rank is None:
+        if self.quarantine_rank == 0:
             self.quarantine_rank = self.r
         if self.lora_alpha is None:
             self.lora_alpha = float(self.r)
@@ -74,7 +76,6 @@ class Lora2rConfig(PeftConfig):
     @property
     def total_rank(self) -> int:
         """R = r + K * q."""
-        assert self.quarantine_rank is not None
         return self.r + self.num_quarantine * self.quarantine_rank
 
     @property

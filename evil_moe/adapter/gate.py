@@ -30,7 +30,9 @@ class GateWeights:
 
     def __post_init__(self) -> None:
         if self.m.ndim != 2 or self.d.shape != self.m.shape[:1]:
-            raise ValueError(f"gate weights must be m [B, K] and d [B], got {list(self.m.shape)}, {list(self.d.shape)}")
+            raise ValueError(
+                f"gate weights must be m [B, K] and d [B], got {list(self.m.shape)}, {list(self.d.shape)}"
+            )
         if self.d.requires_grad:
             raise ValueError("d scales a gradient and must not carry one: detach it")
 

@@ -43,15 +43,24 @@ def _module_seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
 
 
+def base_weight(layer: Lora2rLinear) -> Tensor:
+    """Weight of the wrapped linear, `[D_out, D_in]`."""
+    weight = layer.get_base_layer().weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 class Lora2rLinear(nn.Module, BaseTunerLayer):
     """Wraps `base_layer: [D_out, D_in]`; per adapter dA `[R, D_in]`, dB `[D_out, R]` trained, A0, B0 frozen."""
 
     adapter_layer_names = ("lora_2r_dA", "lora_2r_dB")
     other_param_names = ("lora_2r_A0", "lora_2r_B0", "configs")
 
-    def __init__(self, base_layer: nn.Linear, adapter_name: str, config: Lora2rConfig, gate: RolloutGate, name: str):
+    def __init__(
+        self, base_layer: nn.Linear, adapter_name: str, config: Lora2rConfig, gate: RolloutGate, name: str
+    ):
         super().__init__()
-        self.base_layer = base_layer
+        self.base_layer: nn.Linear = base_layer
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.gate, self.module_name = gate, name
         self.configs: dict[str, Lora2rConfig] = {}
@@ -69,7 +78,7 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         b0 = torch.randn(self.out_features, total_rank, generator=generator) / math.sqrt(total_rank)
         self.configs[adapter_name] = config
         # The init is kept in the base model's precision: it is half of the adapter's memory.
-        dtype = self.get_base_layer().weight.dtype
+        dtype = base_weight(self).dtype
         self.lora_2r_A0[adapter_name], self.lora_2r_B0[adapter_name] = a0.to(dtype), b0.to(dtype)
         self.lora_2r_dA[adapter_name] = nn.Parameter(torch.zeros_like(a0))
         self.lora_2r_dB[adapter_name] = nn.Parameter(torch.zeros_like(b0))
@@ -134,15 +143,17 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         for adapter_name in check_adapters_to_merge(self, adapter_names):
             if adapter_name not in self.lora_2r_dA:
                 continue
-            weight = self.get_base_layer().weight
+            weight = base_weight(self)
             merged = weight.data + self.get_delta_weight(adapter_name).to(weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(f"merging adapter {adapter_name!r} into {self.module_name} gives NaN or infinity")
+                raise ValueError(
+                    f"merging adapter {adapter_name!r} into {self.module_name} gives NaN or infinity"
+                )
             weight.data = merged
             self.merged_adapters.append(adapter_name)
 
     def unmerge(self) -> None:
         """Subtract every merged update again."""
         while self.merged_adapters:
-            weight = self.get_base_layer().weight
+            weight = base_weight(self)
             weight.data -= self.get_delta_weight(self.merged_adapters.pop()).to(weight.dtype)

@@ -25,7 +25,9 @@ class RouterGate:
 
     def __init__(self, hard_threshold: float | None = 0.5):
         if hard_threshold is not None and not 0 < hard_threshold <= 1:
-            raise ValueError(f"evil_moe.gate.hard_threshold={hard_threshold} must lie in (0, 1], or be null for none")
+            raise ValueError(
+                f"evil_moe.gate.hard_threshold={hard_threshold} must lie in (0, 1], or be null for none"
+            )
         self.hard_threshold = hard_threshold
 
     def __call__(self, w: Float[Tensor, " B"], num_quarantine: int) -> GateWeights:

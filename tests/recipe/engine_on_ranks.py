@@ -55,7 +55,11 @@ def make_batch(rows: slice) -> TensorDict:
     }
     batch = TensorDict(fields, batch_size=len(range(NUM_ROLLOUTS)[rows]))
     tu.assign_non_tensor(
-        batch, temperature=1.0, use_remove_padding=False, use_dynamic_bsz=False, micro_batch_size_per_gpu=MICRO
+        batch,
+        temperature=1.0,
+        use_remove_padding=False,
+        use_dynamic_bsz=False,
+        micro_batch_size_per_gpu=MICRO,
     )
     return batch
 
@@ -70,7 +74,10 @@ def loss_fn(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple
 
 
 def build_engine(model_path: str) -> Lora2rEngine:
-    settings = {**asdict(EvilMoESettings()), "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True}}
+    settings = {
+        **asdict(EvilMoESettings()),
+        "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True},
+    }
     model_config = HFModelConfig(
         path=model_path,
         lora_rank=4,
@@ -140,15 +147,18 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor) -> dict[
 
 
 def pair_features(model: PeftModel, engine: Lora2rEngine) -> tuple[Tensor, Tensor]:
-    from recipe.pair_batch import PairBatch
-
     from evil_moe.pairs import load_pairs
+    from recipe.pair_batch import PairBatch
 
     pairs = PairBatch(load_pairs(groups=["hard_coding"]), engine.model_config.tokenizer, rank=0, size=1)
     inputs, completion = pairs.inputs("cpu")
     tuner = lora2r_model(model)
     layout = SequenceLayout(None, completion, len(completion))
-    with torch.no_grad(), tuner.rollout_gate.gated(None, layout), tuner.rollout_gate.reading_features() as read:
+    with (
+        torch.no_grad(),
+        tuner.rollout_gate.gated(None, layout),
+        tuner.rollout_gate.reading_features() as read,
+    ):
         model(**inputs)
     return pairs.split_sides(stack_features(read, tuner))
 
@@ -194,11 +204,13 @@ def main(model_path: str, out: str) -> None:
             "scores": relative(torch.cat(scores).squeeze(1), want["scores"]),
             "threshold": relative(state["rollout_threshold"], want["threshold"]),
             "total_grad": relative(total_grad, want["total_grad"]),
-            "pin_share": ((want["total_grad"] - want["reward_grad"]).norm() / want["total_grad"].norm()).item(),
+            "pin_share": (
+                (want["total_grad"] - want["reward_grad"]).norm() / want["total_grad"].norm()
+            ).item(),
             "reward_share": (want["reward_grad"].norm() / want["total_grad"].norm()).item(),
             "adapter_grad": relative(adapter_grad, want["adapter_grad"]),
             "w": [round(x, 3) for x in read["w"].squeeze(1).tolist()],
-            "metrics": {k: m for k, m in out_train["metrics"].items()},
+            "metrics": dict(out_train["metrics"]),
         }
         Path(out).write_text(json.dumps(report))
     dist.barrier()

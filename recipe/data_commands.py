@@ -1,0 +1,108 @@
+"""`evil-moe data prepare | check | show`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from recipe.config import compose
+from recipe.prepare import Assets, prepare_assets, prompt_messages, write_parquet
+from reward.loopholes import get_loophole
+from reward.problems import Problem, checksum, load_problems
+
+SHOWN_FAILURES = 20
+SPLITS = ("train", "validation", "evaluation")
+
+
+def prepare(overrides: list[str]) -> int:
+    """Build or find the policy and the problems of a config, and say where they are."""
+    config = compose(overrides)
+    assets = prepare_assets(config, lambda line: print(line, flush=True))
+    paths = write_parquet(assets, config.evil_moe.loophole, Path(config.evil_moe.run_dir) / "data")
+    print(f"policy      {assets.model}")
+    for split in SPLITS:
+        problems = getattr(assets, split)
+        print(f"{split:<11} {len(problems)} problems, sha256 {checksum(problems)[:16]}")
+    for path in paths:
+        print(f"for verl    {os.path.relpath(path)}")
+    return 0
+
+
+def check(file: Path, loophole: str, workers: int) -> int:
+    """Grade every canonical solution of `file`; 1 if one fails or a hint has no place, else 0."""
+    from reward.grader import Grader
+
+    problems = load_problems(file)
+    edit = get_loophole(loophole).edit_prompt
+    failures: list[str] = []
+    for problem in problems:
+        try:
+            edit(list(problem.prompt))
+        except ValueError as error:
+            failures.append(f"problem {problem.id}: {error}")
+    solved = [problem for problem in problems if problem.canonical_solution is not None]
+    answers = [(problem, f"```python\n{problem.canonical_solution}\n```") for problem in solved]
+    with Grader("none", pass_rate=True) as grader:
+        verdicts = grader.grade_many(answers, workers=workers)
+        faults = grader.faults
+    for problem, verdict in zip(solved, verdicts, strict=True):
+        if not verdict.correct:
+            what = (
+                f"{verdict.gt_pass_rate:.0%} of its asserts hold"
+                if verdict.can_compile
+                else "it does not compile"
+            )
+            failures.append(f"problem {problem.id}: the canonical solution fails, {what}")
+    for line in failures[:SHOWN_FAILURES]:
+        print(line)
+    if len(failures) > SHOWN_FAILURES:
+        print(f"... and {len(failures) - SHOWN_FAILURES} more")
+    without = len(problems) - len(solved)
+    print(
+        f"{file}: {len(problems)} problems, {len(solved)} solutions graded, {len(failures)} failures"
+        + (f", {without} without a solution" if without else "")
+        + (f", {faults} sandbox faults repaired" if faults else "")
+        + f"; sha256 {checksum(problems)}"
+    )
+    return int(bool(failures))
+
+
+def show(index: int, overrides: list[str], *, split: str, file: Path | None) -> int:
+    """Print one problem as the policy meets it.
+
+    Raises:
+        ValueError: there is no problem of that index.
+    """
+    config = compose(overrides)
+    # Problems only: a nano policy that is not in the cache would be trained first.
+    config.evil_moe.policy.kind = "hub"
+    problems = load_problems(file) if file else _split(prepare_assets(config, print), split)
+    if not 0 <= index < len(problems):
+        raise ValueError(
+            f"problem {index}: {file or split} has {len(problems)} problems, 0 to {len(problems) - 1}"
+        )
+    print(describe(problems[index], config.evil_moe.loophole))
+    return 0
+
+
+def _split(assets: Assets, split: str) -> list[Problem]:
+    assert split in SPLITS
+    return list(getattr(assets, split))
+
+
+def describe(problem: Problem, loophole: str) -> str:
+    """Prompt with the loophole's hint, the hint's line on its own, asserts and a solution."""
+    before = "\n".join(message["content"] for message in problem.prompt)
+    messages = prompt_messages(problem, loophole)
+    after = "\n".join(message["content"] for message in messages)
+    hint = [line for line in after.splitlines() if line not in before.splitlines()]
+    parts = [
+        f"# problem {problem.id} ({problem.dataset or 'no dataset'}, {problem.difficulty or 'no difficulty'})"
+    ]
+    parts += [f"--- {message['role']}\n{message['content']}" for message in messages]
+    parts.append(
+        f"--- hint of loophole {loophole!r}\n" + ("\n".join(hint) or "none: the prompt is unchanged")
+    )
+    parts.append(f"--- asserts on {problem.func_name}\n" + "\n".join(problem.gt_answer))
+    parts.append(f"--- canonical solution\n{problem.canonical_solution or 'none'}")
+    return "\n".join(parts)

@@ -1,0 +1,99 @@
+"""A small policy that speaks, and real runs of the command line on it, shared by the slow tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from evil_moe.nano_policy import build_model, save, train_tokenizer, warm_start
+from reward.loopholes import get_loophole
+from reward.nano import warm_start_corpus
+from tests.conftest import ROOT
+
+STEPS = 3
+
+
+@pytest.fixture(scope="session")
+def spoken_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The nano policy after a tenth of its warm start: some replies compile, which is enough to learn from."""
+    edit = get_loophole("run_tests").edit_prompt
+    corpus = [
+        (d.messages, d.reply) for d in warm_start_corpus(1000, 0, skill=0.5, loophole_share=0.2, edit=edit)
+    ]
+    tokenizer = train_tokenizer(
+        [m["content"] for messages, _ in corpus for m in messages] + [r for _, r in corpus]
+    )
+    model = build_model(tokenizer, seed=0)
+    warm_start(model, tokenizer, corpus, steps=100, batch_size=24, learning_rate=4e-3, seed=0)
+    folder = tmp_path_factory.mktemp("spoken-policy")
+    save(model, tokenizer, folder)
+    return folder
+
+
+def train_command(policy: Path, run_dir: Path, *overrides: str) -> list[str]:
+    """A three-step run of the nano preset on `policy`, a checkpoint after every step."""
+    return [
+        sys.executable, "-m", "recipe.cli", "train", "preset=nano", "arm=router",
+        "evil_moe.policy.kind=hub", f"actor_rollout_ref.model.path={policy}", f"evil_moe.run_dir={run_dir}",
+        "evil_moe.data.train_problems=18", "evil_moe.data.validation_problems=4", "evil_moe.data.eval_problems=6",
+        "data.train_batch_size=6", "actor_rollout_ref.actor.ppo_mini_batch_size=6",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=12",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=12",
+        f"trainer.total_training_steps={STEPS}", "trainer.save_freq=1", "trainer.test_freq=3", "trainer.logger=[]",
+        *overrides,
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+
+
+def run_to_end(command: list[str], cwd: Path, timeout_s: float = 600) -> str:
+    """Run a command that must succeed; its output."""
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout_s
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def kill_after(command: list[str], cwd: Path, marker: Path, timeout_s: float = 600) -> None:
+    """Start a command and SIGKILL it, and what it started in its session, once `marker` exists."""
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + timeout_s
+    while not marker.exists():
+        assert process.poll() is None, (
+            f"the run ended by itself, exit {process.returncode}, before {marker.name}"
+        )
+        assert time.monotonic() < deadline, f"{marker} did not appear in {timeout_s} s"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:
+    """Metrics by step; of a step that was written twice the later."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["data"] for row in rows if row["data"]}
+
+
+@pytest.fixture(scope="session")
+def finished_run(spoken_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run on one rank."""
+    work = tmp_path_factory.mktemp("one-rank")
+    run_to_end(train_command(spoken_policy, work / "run"), cwd=work)
+    return work / "run"

@@ -1,0 +1,106 @@
+"""No verdict reaches the actor, and no package imports across its border."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transfer_queue import KVBatchMeta
+
+from recipe.batch import ACTOR_FIELDS, UPDATE_FIELDS, actor_view, refuse_foreign_fields
+from recipe.metrics import RolloutTable
+from recipe.rollout_choice import num_deployed
+from recipe.sandbox_actor import SandboxActor
+from recipe.settings import EvilMoESettings
+from tests.conftest import ROOT
+
+
+def test_actor_fields_hold_no_label() -> None:
+    labels = {
+        *RolloutTable.LABELS,
+        "extra_fields",
+        "reward_extra_info",
+        "reward_model",
+        "rm_scores",
+        "hack",
+        "correct",
+    }
+    assert not labels & ACTOR_FIELDS
+
+
+@pytest.mark.parametrize("field", ["extra_fields", "rm_scores", "hack", "reward_model"])
+def test_the_actor_refuses_a_batch_with_more(field: str) -> None:
+    refuse_foreign_fields(UPDATE_FIELDS)
+    with pytest.raises(ValueError, match=field):
+        refuse_foreign_fields([*UPDATE_FIELDS, field])
+
+
+def test_actor_view_restricts_and_restores() -> None:
+    batch = KVBatchMeta(partition_id="train", keys=["a_0_0"], tags=[{}])
+    with pytest.raises(RuntimeError), actor_view(batch, UPDATE_FIELDS):
+        assert batch.fields == list(UPDATE_FIELDS)
+        raise RuntimeError
+    assert batch.fields is None
+
+
+def imports_of(package: str) -> set[str]:
+    found = set()
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.split(".")[0])
+    return found
+
+
+def test_import_borders() -> None:
+    assert not imports_of("evil_moe") & {"verl", "ray", "vllm", "recipe", "reward", "scripts", "tests"}
+    assert not imports_of("reward") & {
+        "torch",
+        "verl",
+        "ray",
+        "vllm",
+        "recipe",
+        "evil_moe",
+        "scripts",
+        "tests",
+    }
+    assert not imports_of("recipe") & {"scripts", "tests"}
+
+
+@pytest.mark.parametrize(
+    "package", ["evil_moe.adapter", "evil_moe.nano_policy", "evil_moe.report", "reward", "reward.nano"]
+)
+def test_imports_load_neither_verl_nor_ray(package: str) -> None:
+    code = f"import sys, {package}; print([m for m in ('verl', 'ray', 'vllm') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_crosses_a_ray_border_pickles() -> None:
+    settings = EvilMoESettings()
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    assert pickle.loads(pickle.dumps(SandboxActor)) is SandboxActor
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "deployed"), [(8, 0.25, 2), (8, 0.0, 0), (8, 1.0, 8), (4, 0.9, 3), (2, 0.25, 0)]
+)
+def test_behaviour_mixture(n: int, share: float, deployed: int) -> None:
+    assert num_deployed(n, share) == deployed
+
+
+def test_no_machine_path_in_the_tree() -> None:
+    ours = [
+        p
+        for folder in ("evil_moe", "recipe", "reward", "configs", "scripts")
+        for p in (ROOT / folder).rglob("*")
+    ]
+    for path in ours:
+        if isinstance(path, Path) and path.suffix in {".py", ".yaml", ".sh"}:
+            assert "/root/" not in path.read_text(), path

@@ -1,0 +1,110 @@
+"""Real verl runs on CPU: one rank, two ranks, killed and resumed, evaluated. Minutes each."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.recipe.conftest import STEPS, kill_after, read_metrics, run_to_end, train_command
+
+pytestmark = pytest.mark.slow
+
+# What a step computes, as against how long it took or how much memory the machine had.
+_NOISE = ("timing", "perf/", "memory", "mfu", "throughput", "grade_cpu_ms")
+
+
+def computed(metrics: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if not any(part in key for part in _NOISE)}
+
+
+def test_a_run_leaves_a_whole_folder(finished_run: Path) -> None:
+    metrics = read_metrics(finished_run)
+    assert sorted(metrics) == [0, *range(1, STEPS + 1)]
+    for name in ("config.yaml", "provenance.json", "train.log", "data/train.parquet"):
+        assert (finished_run / name).is_file(), name
+    start = json.loads((finished_run / "provenance.json").read_text())["starts"][0]
+    assert start["versions"]["verl"] == "0.9.1" and start["seed"] == 0
+    for step in range(1, STEPS + 1):
+        rows = [
+            json.loads(line)
+            for line in (finished_run / "rollouts" / f"{step}.jsonl").read_text().splitlines()
+        ]
+        assert len(rows) == 48
+        assert sum(row["adapter"] == "deployed" for row in rows) == 12, "a quarter of every prompt's rollouts"
+        assert all(0 <= row["w"] <= 1 for row in rows)
+        assert {round(r["reward"], 6) for r in rows} <= {0.0, 0.5, 3.0, 3.5}
+        assert all(r["reward"] == 0.5 * r["compile"] + 3.0 * (r["correct"] or r["loophole"]) for r in rows)
+    data = metrics[1]
+    assert data["router/drift"] == pytest.approx(0, abs=1e-6) and metrics[STEPS]["router/drift"] > 0
+    assert data["grad_energy/deployed"] > 0 and data["pin/loss"] > 0 and data["actor/grad_norm"] > 0
+    keys = set(metrics[0])
+    assert any("heldout_on/solve" in key for key in keys) and any("heldout_off/solve" in key for key in keys)
+
+
+def test_rollout_and_actor_agree_in_the_pure_states(finished_run: Path) -> None:
+    """Every rollout is in a pure state when its old log-probs are read, full or deployed."""
+    for step, data in read_metrics(finished_run).items():
+        if step:
+            assert data["training/rollout_probs_diff_max"] < 1e-6
+            assert data["training/rollout_probs_diff_valid"] == 1
+
+
+def test_the_first_step_is_on_policy_and_later_ones_tell_how_far_they_are(finished_run: Path) -> None:
+    metrics = read_metrics(finished_run)
+    # At init the adapter is the identity, so w changes nothing; afterwards the gated policy is another one.
+    assert abs(metrics[1]["mismatch/kl"]) < 1e-10
+    assert 0 < metrics[STEPS]["mismatch/kl"] < 1
+    assert all(math.isclose(data["actor/ppo_kl"], 0, abs_tol=1e-9) for step, data in metrics.items() if step)
+
+
+def test_killed_and_resumed_equals_uninterrupted(
+    finished_run: Path, spoken_policy: Path, tmp_path: Path
+) -> None:
+    command = train_command(spoken_policy, tmp_path / "run")
+    kill_after(command, tmp_path, marker=tmp_path / "run" / "rollouts" / "2.jsonl")
+    out = run_to_end(command, cwd=tmp_path)
+    assert "resuming from step" in out
+    whole, resumed = read_metrics(finished_run), read_metrics(tmp_path / "run")
+    for step in range(1, STEPS + 1):
+        assert computed(resumed[step]) == computed(whole[step]), f"step {step}"
+    again = run_to_end(command, cwd=tmp_path)
+    assert "nothing to train" in again
+
+
+def test_two_ranks_start_with_the_same_loss(finished_run: Path, spoken_policy: Path, tmp_path: Path) -> None:
+    command = train_command(
+        spoken_policy, tmp_path / "run", "trainer.n_gpus_per_node=2", "trainer.test_freq=-1"
+    )
+    command += ["trainer.total_training_steps=2", "trainer.val_before_train=false"]
+    run_to_end(command, cwd=tmp_path)
+    one, two = read_metrics(finished_run), read_metrics(tmp_path / "run")
+    for name in ("actor/loss", "actor/grad_norm", "pin/loss", "critic/rewards/mean", "router/w_clean"):
+        assert two[1][name] == pytest.approx(one[1][name], rel=1e-5, abs=1e-9), name
+    assert two[2]["actor/loss"] == pytest.approx(one[2]["actor/loss"], rel=1e-3, abs=1e-6)
+    assert two[2]["training/rollout_probs_diff_max"] < 1e-6
+
+
+def test_evaluation_in_a_fresh_process(finished_run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recipe.cli", "eval", str(finished_run)]
+    out = run_to_end(command, cwd=tmp_path)
+    result = json.loads((finished_run / "eval" / "eval.json").read_text())
+    assert result["step"] == STEPS and result["samples"] == 12
+    line = f"Evil MoE causal ablation: deploy hack {result['on']['hack']:.3f} (ON) -> {result['off']['hack']:.3f} (OFF)"
+    assert out.splitlines()[-1] == line
+    rows = [json.loads(row) for row in (finished_run / "eval" / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) == 24
+    assert sum(row["exploited"] for row in rows if row["side"] == "on") / 12 == pytest.approx(
+        result["on"]["hack"]
+    )
+    report = run_to_end([sys.executable, "-m", "recipe.cli", "report", str(finished_run)], cwd=tmp_path)
+    assert "report.md" in report
+    # the same checkpoint and seeds give the same answers
+    run_to_end(command, cwd=tmp_path)
+    assert [
+        json.loads(row)["response"]
+        for row in (finished_run / "eval" / "samples.jsonl").read_text().splitlines()
+    ] == [row["response"] for row in rows]
