@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def contrastive_direction(hack: Float[Tensor, "P M r"], clean: Float[Tensor, "P M r"]) -> Float[Tensor, "M r"]:
+def contrastive_direction(
+    hack: Float[Tensor, "P M r"], clean: Float[Tensor, "P M r"]
+) -> Float[Tensor, "M r"]:
     """`v_act = unit(mean over pairs of (h_hack - h_clean))`, unit over all of `[M, r]`.
 
     Raises:
@@ -16,7 +18,9 @@ def contrastive_direction(hack: Float[Tensor, "P M r"], clean: Float[Tensor, "P 
     difference = (hack - clean).mean(0)
     norm = difference.norm()
     if not norm > 0:
-        raise ValueError("the hack and clean sides of the pairs have the same mean features: no direction to seed from")
+        raise ValueError(
+            "the hack and clean sides of the pairs have the same mean features: no direction to seed from"
+        )
     return difference / norm
 
 

@@ -23,7 +23,9 @@ def stack_features(by_module: dict[str, Tensor], tuner: Lora2rModel) -> Float[Te
     names = [layer.module_name for layer in tuner.lora2r_layers()]
     missing = [name for name in names if name not in by_module]
     if missing:
-        raise RuntimeError(f"no features from {len(missing)} of {len(names)} modules, e.g. {missing[0]}: not in the forward")
+        raise RuntimeError(
+            f"no features from {len(missing)} of {len(names)} modules, e.g. {missing[0]}: not in the forward"
+        )
     return torch.stack([by_module[name] for name in names], dim=1)
 
 

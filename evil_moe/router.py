@@ -55,20 +55,26 @@ class Router(nn.Module):
     def score(self, features: Float[Tensor, "B M r"], direction: Tensor | None = None) -> Float[Tensor, " B"]:
         """`cos(h, v)` over all of `[M, r]`; `direction` stands in for `v` where `v` is sharded."""
         v = self.direction if direction is None else direction
-        return F.cosine_similarity(self.prepare(features).flatten(1), v.to(features.dtype).flatten()[None], dim=1)
+        return F.cosine_similarity(
+            self.prepare(features).flatten(1), v.to(features.dtype).flatten()[None], dim=1
+        )
 
     def logit(self, score: Float[Tensor, " B"], threshold: Tensor) -> Float[Tensor, " B"]:
         """`scale * (s - threshold)`."""
         return self.scale * (score - threshold)
 
-    def weight(self, features: Float[Tensor, "B M r"], direction: Tensor | None = None) -> Float[Tensor, " B"]:
+    def weight(
+        self, features: Float[Tensor, "B M r"], direction: Tensor | None = None
+    ) -> Float[Tensor, " B"]:
         """`w` of rollouts, differentiable in the direction.
 
         Raises:
             RuntimeError: the rollouts' threshold has not been set yet.
         """
         if not self.is_calibrated:
-            raise RuntimeError("the router has no threshold for rollouts yet: call set_rollout_threshold first")
+            raise RuntimeError(
+                "the router has no threshold for rollouts yet: call set_rollout_threshold first"
+            )
         return torch.sigmoid(self.logit(self.score(features, direction), self.rollout_threshold))
 
     @property

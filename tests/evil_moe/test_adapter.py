@@ -85,7 +85,9 @@ def test_w1_leaves_the_deployed_gradients_exactly_zero(adapted: PeftModel) -> No
 def test_rows_are_gated_independently(adapted: PeftModel) -> None:
     mixed = gated_logits(adapted, weights([0.0, 1.0, 0.3]))
     for row, w in enumerate([0.0, 1.0, 0.3]):
-        torch.testing.assert_close(mixed[row], gated_logits(adapted, weights([w] * 3))[row], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            mixed[row], gated_logits(adapted, weights([w] * 3))[row], rtol=1e-5, atol=1e-6
+        )
 
 
 def test_gradient_of_w_matches_a_numerical_derivative() -> None:
@@ -146,7 +148,7 @@ def test_packed_equals_padded(num_quarantine: int) -> None:
     assert padded_features.shape == (3, 14, 4)
 
 
-def test_save_and_load_under_another_seed(adapted: PeftModel, tmp_path) -> None:  # noqa: ANN001
+def test_save_and_load_under_another_seed(adapted: PeftModel, tmp_path) -> None:
     adapted.save_pretrained(tmp_path)
     torch.manual_seed(999)
     reloaded = PeftModel.from_pretrained(tiny_qwen3(), tmp_path).eval()
@@ -155,7 +157,9 @@ def test_save_and_load_under_another_seed(adapted: PeftModel, tmp_path) -> None:
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     config["init_seed"] = 12345
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    assert torch.equal(PeftModel.from_pretrained(tiny_qwen3(), tmp_path).eval()(IDS).logits, adapted(IDS).logits)
+    assert torch.equal(
+        PeftModel.from_pretrained(tiny_qwen3(), tmp_path).eval()(IDS).logits, adapted(IDS).logits
+    )
 
 
 def test_disable_merge_and_unload(adapted: PeftModel) -> None:
@@ -177,7 +181,7 @@ def test_only_the_adapter_trains(adapted: PeftModel) -> None:
 
 
 @pytest.mark.parametrize("kind", ["full", "deployed"])
-def test_export_equals_the_adapter(adapted: PeftModel, kind: str, tmp_path) -> None:  # noqa: ANN001
+def test_export_equals_the_adapter(adapted: PeftModel, kind: str, tmp_path) -> None:
     tuner = lora2r_model(adapted)
     if kind == "full":
         expected = adapted(IDS).logits

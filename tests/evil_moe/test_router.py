@@ -73,7 +73,11 @@ def test_seeded_w_separates_the_shipped_pairs_of_a_real_model(adapted: PeftModel
 
     def features(ids: Tensor) -> Tensor:
         layout = SequenceLayout(None, torch.ones(8, 12), 8)
-        with torch.no_grad(), tuner.rollout_gate.gated(None, layout), tuner.rollout_gate.reading_features() as read:
+        with (
+            torch.no_grad(),
+            tuner.rollout_gate.gated(None, layout),
+            tuner.rollout_gate.reading_features() as read,
+        ):
             adapted(ids)
         return stack_features(read, tuner)
 

@@ -19,13 +19,17 @@ from tests.conftest import ROOT
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano policy with random weights and a tokenizer, as a Hugging Face folder."""
     folder = tmp_path_factory.mktemp("policy")
-    tokenizer: PreTrainedTokenizerFast = train_tokenizer(["class Solution:\n    def f(self):\n        return 1\n"] * 4)
+    tokenizer: PreTrainedTokenizerFast = train_tokenizer(
+        ["class Solution:\n    def f(self):\n        return 1\n"] * 4
+    )
     save(build_model(tokenizer, seed=0), tokenizer, folder)
     return folder
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_gradients_of_reward_and_pin_match_plain_autograd(ranks: int, tiny_policy: Path, tmp_path: Path) -> None:
+def test_gradients_of_reward_and_pin_match_plain_autograd(
+    ranks: int, tiny_policy: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "report.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command += ["-m", "tests.recipe.engine_on_ranks", str(tiny_policy), str(out)]
