@@ -11,6 +11,8 @@ from reward.loopholes import get_loophole
 from reward.problems import Problem, checksum, load_problems
 
 SHOWN_FAILURES = 20
+# Generous: a solution that is right is not to fail on a busy machine.
+CPU_S, WALL_S = 10.0, 60.0
 SPLITS = ("train", "validation", "evaluation")
 
 
@@ -31,6 +33,7 @@ def prepare(overrides: list[str]) -> int:
 def check(file: Path, loophole: str, workers: int) -> int:
     """Grade every canonical solution of `file`; 1 if one fails or a hint has no place, else 0."""
     from reward.grader import Grader
+    from reward.sandbox import SandboxLimits
 
     problems = load_problems(file)
     edit = get_loophole(loophole).edit_prompt
@@ -42,7 +45,7 @@ def check(file: Path, loophole: str, workers: int) -> int:
             failures.append(f"problem {problem.id}: {error}")
     solved = [problem for problem in problems if problem.canonical_solution is not None]
     answers = [(problem, f"```python\n{problem.canonical_solution}\n```") for problem in solved]
-    with Grader("none", pass_rate=True) as grader:
+    with Grader("none", SandboxLimits(cpu_s=CPU_S, wall_s=WALL_S), pass_rate=True) as grader:
         verdicts = grader.grade_many(answers, workers=workers)
         faults = grader.faults
     for problem, verdict in zip(solved, verdicts, strict=True):
@@ -58,8 +61,10 @@ def check(file: Path, loophole: str, workers: int) -> int:
     if len(failures) > SHOWN_FAILURES:
         print(f"... and {len(failures) - SHOWN_FAILURES} more")
     without = len(problems) - len(solved)
+    slowest = max((verdict.cpu_ms for verdict in verdicts), default=0.0) / 1e3
     print(
         f"{file}: {len(problems)} problems, {len(solved)} solutions graded, {len(failures)} failures"
+        + f", the slowest takes {slowest:.1f} s of CPU"
         + (f", {without} without a solution" if without else "")
         + (f", {faults} sandbox faults repaired" if faults else "")
         + f"; sha256 {checksum(problems)}"

@@ -1,0 +1,63 @@
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo compare test test-slow lint format bench lock doctor clean
+
+# What `make demo` runs; `make demo SEED=1` is another seed, `make demo ARM=absorb` another arm.
+ARM ?= router
+PRESET ?= nano
+SEED ?= 0
+# What `make compare` runs.
+ARMS ?= none absorb router frozen random
+SEEDS ?= 0 1 2
+
+bin := .venv/bin
+evil_moe := $(bin)/evil-moe
+run := arm=$(ARM) preset=$(PRESET) seed=$(SEED)
+
+help: ## List what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+
+setup: ## Make .venv at the locked versions (CPU); instant when it is there
+	@scripts/setup.sh
+
+demo: setup ## Train, evaluate and report one nano run on the CPU; stops and resumes at any point
+	@$(evil_moe) train $(run)
+	@$(evil_moe) eval --reuse $(run)
+	@$(evil_moe) report $(run)
+
+compare: setup ## Train and evaluate all five arms on three seeds, then one report over all of them
+	@for seed in $(SEEDS); do for arm in $(ARMS); do \
+	  which="arm=$$arm preset=$(PRESET) seed=$$seed"; \
+	  echo "== $$which"; \
+	  $(evil_moe) train $$which && $(evil_moe) eval --reuse $$which || exit 1; \
+	done; done
+	@$(evil_moe) report $(foreach arm,$(ARMS),$(foreach seed,$(SEEDS),runs/$(PRESET)/$(arm)/seed$(seed))) --out runs/$(PRESET)/report
+
+test: setup ## Run the tests that need neither a GPU nor minutes
+	@$(bin)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup ## Run the tests that start verl, Ray and vLLM
+	@$(bin)/python -m pytest -m "slow and not gpu"
+
+lint: setup ## Check style, format and types
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+	@$(bin)/mypy
+
+format: setup ## Format the code and mend what ruff can mend
+	@$(bin)/ruff format .
+	@$(bin)/ruff check --fix .
+
+bench: setup ## Measure the sandbox and the adapter
+	@for script in scripts/bench/*.py; do echo "== $$script"; $(bin)/python $$script || exit 1; done
+
+lock: setup ## Compile requirements/cpu.lock anew
+	@scripts/lock.sh
+
+doctor: setup ## Check this machine against a preset, and plan the memory: make doctor PRESET=qwen3_4b_1x96gb
+	@$(evil_moe) doctor $(run)
+
+clean: ## Remove .venv, caches and build files; runs/ stays
+	@rm -rf .venv build cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
+	@if [ -d runs ]; then echo "runs/ is left as it is ($$(du -sh runs | cut -f1)); remove it yourself if you want it gone"; fi

@@ -1,0 +1,251 @@
+"""The command `evil-moe`. Everything heavy is imported by the handlers, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+OUR_PACKAGES = ("evil_moe", "recipe", "reward")
+TRACEBACK_VARIABLE = "EVIL_MOE_TRACEBACK"
+USER_ERROR = 2
+INTERRUPTED = 130
+
+OVERRIDES = """\
+overrides are Hydra's, key=value:
+  arm=router         router, frozen, random (placebo direction), absorb, none
+  preset=nano        nano (CPU), qwen3_4b_1x96gb, qwen3_4b_fsdp
+  seed=0             seed of everything
+  trainer.total_training_steps=60, evil_moe.pin.weight=0.5, ...   any other key of the config
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="evil-moe",
+        description="Let a policy cheat during RL, and throw the cheating away at deployment.",
+        epilog=f"Errors are one line; {TRACEBACK_VARIABLE}=1 shows where they come from.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        group: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, epilog: str = ""
+    ) -> argparse.ArgumentParser:
+        return group.add_parser(
+            name,
+            help=what,
+            description=what + ".",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    train = command(
+        commands, "train", "train one arm; the same command resumes a run that was stopped", OVERRIDES
+    )
+    train.add_argument("--verbose", action="store_true", help="show everything that Ray, vLLM and verl print")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
+    train.set_defaults(handler=_train)
+
+    which = "a run's folder, or the overrides it was trained with (arm=... preset=... seed=...)"
+    evaluate = command(
+        commands,
+        "eval",
+        "the causal ablation of a trained run: held-out hack and solve, ON and OFF",
+        OVERRIDES,
+    )
+    evaluate.add_argument("run", nargs="*", metavar="RUN_DIR | KEY=VALUE", help=which)
+    evaluate.add_argument(
+        "--step", type=int, help="evaluate the checkpoint of this step (default: the last one)"
+    )
+    evaluate.add_argument(
+        "--problems", type=int, help="number of held-out problems (evil_moe.data.eval_problems)"
+    )
+    evaluate.add_argument(
+        "--samples", type=int, help="answers a problem and side (evil_moe.eval.samples_per_problem)"
+    )
+    evaluate.add_argument(
+        "--reuse", action="store_true", help="show the stored result if this step has been evaluated"
+    )
+    evaluate.set_defaults(handler=_eval)
+
+    report = command(
+        commands, "report", "write report.md with plots, for one run or for several arms and seeds", OVERRIDES
+    )
+    report.add_argument(
+        "run", nargs="*", metavar="RUN_DIR | KEY=VALUE", help=f"{which}; several folders are compared"
+    )
+    report.add_argument(
+        "--out", type=Path, help="where to (default: the folder of a single run, runs/report for several)"
+    )
+    report.set_defaults(handler=_report)
+
+    export = command(commands, "export", "write a run's adapter as a plain LoRA that any engine loads")
+    export.add_argument("run", type=Path, metavar="RUN_DIR", help="the run's folder")
+    export.add_argument(
+        "--kind", choices=("full", "deployed"), required=True, help="both blocks, or without the quarantine"
+    )
+    export.add_argument("--out", type=Path, required=True, help="a new folder for PEFT's two files")
+    export.add_argument("--step", type=int, help="export the checkpoint of this step (default: the last one)")
+    export.set_defaults(handler=_export)
+
+    data = commands.add_parser("data", help="prepare, check or show problems").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    prepare = command(
+        data, "prepare", "build the policy and the problems of a run without training it", OVERRIDES
+    )
+    prepare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
+    prepare.set_defaults(handler=_data_prepare)
+    check = command(data, "check", "grade the canonical solution of every problem of a file in the sandbox")
+    check.add_argument("file", type=Path, metavar="PROBLEMS.jsonl[.gz]")
+    check.add_argument(
+        "--loophole", default="run_tests", help="also see that its hint has a place (default: run_tests)"
+    )
+    check.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="sandboxes (default: the cores)"
+    )
+    check.set_defaults(handler=_data_check)
+    show = command(
+        data, "show", "print a problem: the prompt with the hint in it, its tests, a solution", OVERRIDES
+    )
+    show.add_argument("index", type=int, help="position in its split or file, from 0")
+    show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
+    show.add_argument("--split", choices=("train", "validation", "evaluation"), default="train")
+    show.add_argument("--file", type=Path, help="a problem file instead of a config's problems")
+    show.set_defaults(handler=_data_show)
+
+    doctor = command(
+        commands, "doctor", "check this machine against a preset, and plan its memory", OVERRIDES
+    )
+    doctor.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
+    doctor.set_defaults(handler=_doctor)
+    return parser
+
+
+def _split_run(items: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Run folders and overrides of a mixed list."""
+    return [Path(item) for item in items if "=" not in item], [item for item in items if "=" in item]
+
+
+def _names_the_run(override: str) -> bool:
+    return override.partition("=")[0] in ("arm", "preset", "seed", "evil_moe.run_dir")
+
+
+def _run_dir(folders: list[Path], overrides: list[str]) -> Path:
+    """The folder that was named, or the one of the run that the overrides describe."""
+    if len(folders) > 1:
+        raise ValueError(f"one run at a time, these are {len(folders)}: {', '.join(map(str, folders))}")
+    naming = [override for override in overrides if _names_the_run(override)]
+    if folders:
+        if naming:
+            raise ValueError(f"name the run by its folder {folders[0]} or by {' '.join(naming)}, not by both")
+        return folders[0]
+    from recipe.config import compose
+
+    return Path(compose(naming).evil_moe.run_dir)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from recipe.main_train import train
+
+    return train(args.overrides, verbose=args.verbose)
+
+
+def _eval(args: argparse.Namespace) -> int:
+    folders, overrides = _split_run(args.run)
+    run_dir = _run_dir(folders, overrides)
+    overrides = [override for override in overrides if not _names_the_run(override)]
+    for key, value in (("data.eval_problems", args.problems), ("eval.samples_per_problem", args.samples)):
+        if value is not None:
+            if value < 1:
+                raise ValueError(f"evil_moe.{key}={value}: give at least 1")
+            overrides.append(f"evil_moe.{key}={value}")
+    from recipe import main_eval
+    from recipe.run_folder import latest_step
+
+    stored = run_dir / "eval" / "eval.json"
+    if args.reuse and not overrides and stored.is_file():
+        result = json.loads(stored.read_text())
+        if result["step"] == (latest_step(run_dir) if args.step is None else args.step):
+            print(f"step {result['step']} is evaluated: {os.path.relpath(stored)}")
+            print((stored.parent / "table.md").read_text())
+            print(main_eval.ablation_line(result))
+            return 0
+    return main_eval.evaluate_run(run_dir, args.step, overrides)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from evil_moe.report import write_report
+
+    folders, overrides = _split_run(args.run)
+    if overrides or not folders:
+        folders = [_run_dir(folders, overrides)]
+    single = folders[0] if len(folders) == 1 else None
+    path = write_report(folders, args.out or single or Path("runs/report"))
+    print(f"report: {os.path.relpath(path)}")
+    if single is not None and (single / "eval" / "eval.json").is_file():
+        from recipe.main_eval import ablation_line
+
+        print(ablation_line(json.loads((single / "eval" / "eval.json").read_text())))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from recipe.export_run import export_run
+
+    out, step = export_run(args.run, args.kind, args.out, args.step)
+    print(f"{args.kind} adapter of step {step}: {out}")
+    return 0
+
+
+def _data_prepare(args: argparse.Namespace) -> int:
+    from recipe.data_commands import prepare
+
+    return prepare(args.overrides)
+
+
+def _data_check(args: argparse.Namespace) -> int:
+    from recipe.data_commands import check
+
+    return check(args.file, args.loophole, args.workers)
+
+
+def _data_show(args: argparse.Namespace) -> int:
+    from recipe.data_commands import show
+
+    return show(args.index, args.overrides, split=args.split, file=args.file)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from recipe.doctor import run_doctor
+
+    return run_doctor(args.overrides)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether our own code raised it; what a library raises under us is a fault, and keeps its traceback."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").split(".")[0] in OUR_PACKAGES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code, 2 for what the user can mend."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.handler(args))
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE) == "1" or not _is_ours(error):
+            raise
+        print(f"evil-moe: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("evil-moe: stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""`evil-moe doctor`: what would fail, before it fails, and the memory plan of the preset."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from recipe.config import compose
+from recipe.doctor_checks import (
+    FAIL,
+    OK,
+    Finding,
+    check_combinations,
+    check_data,
+    check_devices,
+    check_machine,
+    check_model,
+    check_python,
+    check_ray,
+    check_run_dir,
+    check_sandbox,
+    check_versions,
+    check_vllm,
+    check_wandb,
+)
+from recipe.doctor_memory import check_memory
+from recipe.main_train import driver_environment
+from recipe.settings import settings_from
+
+
+def run_doctor(overrides: list[str]) -> int:
+    """Print a line per check, then the memory plan; 1 if a check failed, else 0."""
+    logging.disable(logging.INFO)  # verl announces its platform
+    findings: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
+        findings.append(finding)
+        print(finding, flush=True)
+        if finding.detail:
+            print(f"\n{finding.detail}", flush=True)
+
+    tell(check_python())
+    try:
+        config = compose(overrides)
+    except ValueError as error:
+        tell(Finding("config", FAIL, str(error), "correct the override"))
+        return 1
+    settings = settings_from(config.evil_moe)
+    tell(Finding("config", OK, f"preset={settings.preset} arm={settings.arm} seed={config.seed} composes"))
+    for key, value in driver_environment(config).items():
+        os.environ.setdefault(key, value)  # VERL_PLATFORM among them: before verl is imported
+    for check in (check_combinations, check_versions, check_devices, check_machine, check_model, check_data):
+        for finding in check(config):
+            tell(finding)
+    for single in (check_vllm, check_ray, check_run_dir, check_wandb):
+        tell(single(config))
+    tell(check_sandbox(settings))
+    tell(check_memory(config))
+    failed = [finding.name for finding in findings if finding.status == FAIL]
+    print(
+        f"\n{len(failed)} of {len(findings)} checks FAIL: {', '.join(failed)}"
+        if failed
+        else "\nno check failed"
+    )
+    return int(bool(failed))

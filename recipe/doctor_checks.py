@@ -1,0 +1,298 @@
+"""The checks of `evil-moe doctor`. Each looks and starts nothing; the sandbox alone is tried for real."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from packaging.requirements import Requirement
+
+from recipe.checks import check_config, check_platform, check_verl
+from recipe.main_train import driver_environment
+from recipe.run_folder import latest_step
+from recipe.settings import EvilMoESettings
+
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+RAY_TIMEOUT_S = 3.0
+MIN_DISK_GB, GOOD_DISK_GB = 2.0, 8.0
+CPU_RUN_RAM_GB = 7.0  # of one rank: trainer, engine, reward, agent and queue processes
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `mend` says what to do about a warn or a FAIL, `detail` is shown below it."""
+
+    name: str
+    status: str
+    text: str
+    mend: str = ""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status:<5} {self.name:<11} {self.text}" + (f"; {self.mend}" if self.mend else "")
+
+
+def check_python() -> Finding:
+    version = platform.python_version()
+    if (3, 11) <= sys.version_info[:2] <= (3, 12):
+        return Finding("python", OK, version)
+    return Finding(
+        "python", FAIL, f"{version}, the pins are for 3.11 and 3.12", "make a new environment: make setup"
+    )
+
+
+def _attempt(name: str, said: str, mend: str, check: Callable[[], object]) -> Finding:
+    """A check of `recipe.checks` as a finding."""
+    try:
+        check()
+    except (ValueError, RuntimeError, ImportError, importlib.metadata.PackageNotFoundError) as error:
+        return Finding(name, FAIL, str(error).splitlines()[0], mend)
+    return Finding(name, OK, said)
+
+
+def check_combinations(config: DictConfig) -> Iterator[Finding]:
+    """`recipe.checks`, which also load the pairs and the platform."""
+    yield _attempt(
+        "keys", "combinations of settings, gate and pairs are fine", "", lambda: check_config(config)
+    )
+    yield _attempt("verl", f"the version the recipe is written for, {_version('verl')}", "", check_verl)
+    device = str(config.trainer.device)
+    yield _attempt("platform", f"verl runs on {device}", "", lambda: check_platform(device))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_versions(config: DictConfig) -> Iterator[Finding]:
+    """Installed packages against the pins of pyproject.toml, for the device of the preset."""
+    extra = "cpu" if config.trainer.device == "cpu" else "gpu"
+    try:
+        pins = [Requirement(line) for line in importlib.metadata.requires("evil-moe") or ()]
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding(
+            "versions", FAIL, "evil-moe is not installed, so verl does not find its platform", "make setup"
+        )
+        return
+    wanted = [pin for pin in pins if pin.marker is None or pin.marker.evaluate({"extra": extra})]
+    off = {
+        pin: found for pin in wanted if (found := _version(pin.name)) is None or found not in pin.specifier
+    }
+    for pin, found in off.items():
+        mend = f"pip install '{pin.name}{pin.specifier}'" if extra == "gpu" else "make setup"
+        yield Finding(
+            "versions", FAIL, f"{pin.name} is {found or 'not installed'}, wanted {pin.specifier}", mend
+        )
+    if not off:
+        yield Finding("versions", OK, f"{len(wanted)} packages at the pins of the {extra} extra")
+
+
+def check_devices(config: DictConfig) -> Iterator[Finding]:
+    """CUDA devices and flash attention, for a CUDA preset."""
+    if config.trainer.device != "cuda":
+        return
+    import torch
+
+    need = int(config.trainer.n_gpus_per_node)
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if there < need:
+        text = f"{there} CUDA device(s) visible, trainer.n_gpus_per_node={need}"
+        yield Finding(
+            "cuda", FAIL, text, "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use preset=nano on a CPU"
+        )
+    for index in range(min(there, need)):
+        free, total = torch.cuda.mem_get_info(index)
+        text = f"{torch.cuda.get_device_name(index)}: {free / GB:.0f} of {total / GB:.0f} GB free"
+        busy = free < 0.9 * total
+        yield Finding("cuda", WARN if busy else OK, text, "end what else runs on it" if busy else "")
+    attention = OmegaConf.select(config, "actor_rollout_ref.model.override_config.attn_implementation")
+    if attention in (None, "flash_attention_2") and importlib.util.find_spec("flash_attn") is None:
+        sdpa = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+        mend = f"pip install 'verl[fsdp]', or set {sdpa}"
+        yield Finding(
+            "attention", FAIL, "flash-attn is not installed, verl's default attention needs it", mend
+        )
+
+
+def check_machine(config: DictConfig) -> Iterator[Finding]:
+    """RAM, cores, disk."""
+    import psutil
+
+    ranks, on_cpu = int(config.trainer.n_gpus_per_node), config.trainer.device == "cpu"
+    free = psutil.virtual_memory().available / GB
+    need = (
+        CPU_RUN_RAM_GB * ranks if on_cpu else 32.0 + 16.0 * ranks
+    )  # CUDA: each rank loads, and vLLM's sleep keeps, the base
+    short = free < need
+    mend = "close other programs or use fewer ranks" if short else ""
+    yield Finding(
+        "ram",
+        WARN if short else OK,
+        f"{free:.0f} GB available, about {need:.0f} GB used by {ranks} rank(s)",
+        mend,
+    )
+    cores = len(os.sched_getaffinity(0))
+    few = cores < (2 if on_cpu else 8 * ranks)
+    yield Finding("cores", WARN if few else OK, str(cores), "works, slowly" if few else "")
+    place = _existing(Path(config.evil_moe.run_dir))
+    disk = shutil.disk_usage(place).free / GB
+    status = FAIL if disk < MIN_DISK_GB else WARN if disk < GOOD_DISK_GB else OK
+    yield Finding(
+        "disk", status, f"{disk:.0f} GB free at {place}", "" if status == OK else "make room for checkpoints"
+    )
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def check_model(config: DictConfig) -> Iterator[Finding]:
+    """Where the policy comes from."""
+    path = str(config.actor_rollout_ref.model.path)
+    if config.evil_moe.policy.kind == "nano":
+        yield Finding("policy", OK, "nano: built on first use, about three minutes, then cached")
+    elif Path(path).expanduser().is_dir():
+        yield Finding("policy", OK, path)
+    else:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = isinstance(try_to_load_from_cache(path, "config.json"), str)
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        if cached:
+            yield Finding("policy", OK, f"{path} is in the Hugging Face cache")
+        elif offline:
+            mend = f"huggingface-cli download {path}, or unset HF_HUB_OFFLINE"
+            yield Finding(
+                "policy", FAIL, f"{path} is not in the Hugging Face cache and HF_HUB_OFFLINE=1", mend
+            )
+        else:
+            yield Finding(
+                "policy",
+                WARN,
+                f"{path} is not cached",
+                f"it is downloaded at the start: huggingface-cli download {path}",
+            )
+
+
+def check_data(config: DictConfig) -> Iterator[Finding]:
+    """Problem files that the config names."""
+    from reward.problems import load_problems
+
+    data = config.evil_moe.data
+    if data.source != "files":
+        yield Finding("problems", OK, f"from the generator ({data.source})")
+        return
+    for name in ("train", "evaluation"):
+        path = data[name]
+        try:
+            yield Finding("problems", OK, f"{path}: {len(load_problems(path))} problems")
+        except (ValueError, FileNotFoundError) as error:
+            yield Finding(
+                "problems",
+                FAIL,
+                str(error),
+                f"download the benchmark's file, or set evil_moe.data.{name}=PATH",
+            )
+
+
+def check_vllm(config: DictConfig) -> Finding:
+    """The distribution that verl looks up, and the module."""
+    version = _version("vllm")
+    mend = "make setup" if config.trainer.device == "cpu" else "pip install -e '.[gpu]'"
+    if version is None:
+        return Finding("vllm", FAIL, "no distribution of the name vllm, which verl looks up", mend)
+    try:
+        importlib.import_module("vllm")
+    except (ImportError, OSError) as error:
+        return Finding("vllm", FAIL, f"vllm {version} does not import: {error}", mend)
+    return Finding("vllm", OK, f"{version} imports")
+
+
+def check_ray(config: DictConfig) -> Finding:
+    """Whether a cluster that the config names answers."""
+    address = OmegaConf.select(config, "ray_kwargs.ray_init.address")
+    if address in (None, "local"):
+        if int(config.trainer.nnodes) > 1:
+            mend = "start a cluster (ray start --head) and set ray_kwargs.ray_init.address=HOST:6379"
+            return Finding(
+                "ray", FAIL, f"trainer.nnodes={config.trainer.nnodes} but no cluster is named", mend
+            )
+        return Finding("ray", OK, "started on this machine")
+    host, _, port = str(address).removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return Finding("ray", WARN, f"address {address!r} is not host:port", "cannot be tried from here")
+    try:
+        socket.create_connection((host, int(port)), timeout=RAY_TIMEOUT_S).close()
+    except OSError as error:
+        return Finding(
+            "ray", FAIL, f"nothing answers at {address} ({error})", "start the cluster: ray start --head"
+        )
+    return Finding("ray", OK, f"{address} answers")
+
+
+def check_run_dir(config: DictConfig) -> Finding:
+    """Whether the run can write, and whether it would resume."""
+    folder = Path(config.evil_moe.run_dir)
+    place = _existing(folder)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        return Finding(
+            "run_dir", FAIL, f"{place} is not a folder you may write to", "give another evil_moe.run_dir"
+        )
+    step = latest_step(folder)
+    return Finding("run_dir", OK, f"{folder}" + (f": resumes from step {step}" if step else ": writable"))
+
+
+def check_wandb(config: DictConfig) -> Finding:
+    """Where wandb's records go."""
+    if "wandb" not in config.trainer.logger:
+        return Finding("wandb", OK, "not used")
+    mode = driver_environment(config).get("WANDB_MODE", os.environ.get("WANDB_MODE", "online"))
+    where = f"kept in {config.evil_moe.run_dir}/wandb; upload with `wandb login` and `wandb sync`"
+    return Finding("wandb", OK, "logged in" if mode == "online" else f"{mode}: {where}")
+
+
+def check_sandbox(settings: EvilMoESettings) -> Finding:
+    """Grade a right and a wrong answer with the run's limits."""
+    from recipe.sandbox_actor import limits_from
+    from reward.grader import Grader
+    from reward.problems import Problem
+    from reward.sandbox import SandboxFault
+
+    problem = Problem(
+        id=0,
+        prompt=[{"role": "user", "content": "Add."}],
+        question="Add.",
+        func_name="Solution().add",
+        setup_code="",
+        gt_answer=("assert Solution().add(1, 2) == 3",),
+    )
+    answers = (
+        f"```python\nclass Solution:\n    def add(self, a, b):\n        return a {sign} b\n```"
+        for sign in "+-"
+    )
+    try:
+        with Grader("none", limits=limits_from(settings.reward)) as grader:
+            right, wrong = (grader.grade(problem, answer) for answer in answers)
+    except SandboxFault as error:
+        return Finding(
+            "sandbox", FAIL, str(error), "check that this user may start processes and set limits (ulimit -a)"
+        )
+    if not right.correct or wrong.correct:
+        text = f"a right answer was graded {right.correct}, a wrong one {wrong.correct}"
+        return Finding("sandbox", FAIL, text, "raise evil_moe.reward.cpu_s, wall_s and memory_mib")
+    return Finding("sandbox", OK, f"grades right and wrong apart, {right.cpu_ms:.0f} ms CPU an answer")

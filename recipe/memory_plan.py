@@ -1,0 +1,252 @@
+"""What a run keeps in a GPU's memory, from the model's numbers and the config alone. 1 GB = 1e9 bytes.
+
+Training and generation alternate on one device: vLLM sleeps while the actor trains, the actor's weights and
+optimizer stay while vLLM generates. Not counted: the CUDA context and the allocator's slack, about 2 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FP32_BYTES = 4
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A Qwen3-like decoder: gated MLP, grouped-query attention, RMS norms, no biases."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+
+    @classmethod
+    def from_hf(cls, config: Any) -> Architecture:
+        """From a Hugging Face `Qwen3Config`, or one with the same fields."""
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            vocab=config.vocab_size,
+            tied=config.tie_word_embeddings,
+        )
+
+    @classmethod
+    def from_mapping(cls, numbers: Mapping[str, Any]) -> Architecture:
+        """From `evil_moe.policy.architecture` of a preset.
+
+        Raises:
+            ValueError: a number is missing or unknown.
+        """
+        try:
+            return cls(**{str(key): value for key, value in numbers.items()})
+        except TypeError as error:
+            need = ", ".join(cls.__annotations__)
+            raise ValueError(f"evil_moe.policy.architecture: {error}; it needs {need}") from error
+
+    @property
+    def linears(self) -> tuple[tuple[int, int], ...]:
+        """`(D_in, D_out)` of one layer's q, k, v, o, gate, up, down."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        up = (self.hidden, self.intermediate)
+        return (self.hidden, q), (self.hidden, kv), (self.hidden, kv), (q, self.hidden), up, up, up[::-1]
+
+    @property
+    def num_linears(self) -> int:
+        """M, the wrapped modules of the whole model."""
+        return self.layers * len(self.linears)
+
+    @property
+    def linear_widths(self) -> int:
+        """Sum of `D_in + D_out` over one layer's linears: the size of its LoRAs per rank."""
+        return sum(d_in + d_out for d_in, d_out in self.linears)
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Embedding and, where it is a matrix of its own, the head."""
+        return self.vocab * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def layer_parameters(self) -> int:
+        """Linears, two norms of the width, two of the head."""
+        return sum(d_in * d_out for d_in, d_out in self.linears) + 2 * self.hidden + 2 * self.head_dim
+
+    @property
+    def parameters(self) -> int:
+        """The whole base model."""
+        return self.embedding_parameters + self.layers * self.layer_parameters + self.hidden
+
+    def lora_parameters(self, rank: int) -> int:
+        """A and B of `rank` on every linear."""
+        return rank * self.linear_widths * self.layers
+
+    def kv_bytes_per_token(self, dtype_bytes: int) -> int:
+        """Keys and values of one token over all layers."""
+        return 2 * self.kv_heads * self.head_dim * self.layers * dtype_bytes
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What of a config the memory depends on.
+
+    Attributes:
+        ranks: FSDP ranks, over which weights, gradients and optimizer state are split.
+        total_rank: R = r + K * q of the trained adapter.
+        export_rank: of the larger LoRA that vLLM holds. lora_slots: how many of them.
+        train_tokens: most tokens of a micro-batch on one rank.
+        base_bytes, compute_bytes, rollout_bytes: per number of the stored base, of activations, and in vLLM.
+        device_bytes: memory of one device.
+        vllm_bytes: what vLLM may take; its KV cache gets what weights and slots leave. None: the cache has
+            `kv_cache_bytes` of its own.
+    """
+
+    ranks: int
+    total_rank: int
+    export_rank: int
+    lora_slots: int
+    train_tokens: int
+    gradient_checkpointing: bool
+    max_num_seqs: int
+    max_model_len: int
+    base_bytes: int
+    compute_bytes: int
+    rollout_bytes: int
+    device_bytes: float
+    vllm_bytes: float | None
+    kv_cache_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a plan."""
+
+    name: str
+    bytes: float
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Both phases on one device.
+
+    Attributes:
+        resident: what stays in both. training, rollout: what each phase adds.
+        kv_cache: bytes left to vLLM's KV cache. kv_needed: of `max_num_seqs` sequences of full length.
+    """
+
+    resident: tuple[Item, ...]
+    training: tuple[Item, ...]
+    rollout: tuple[Item, ...]
+    kv_per_token: int
+    kv_cache: float
+    kv_needed: float
+    device: float
+
+    @property
+    def training_total(self) -> float:
+        """Bytes at the peak of the update, vLLM asleep."""
+        return sum(item.bytes for item in (*self.resident, *self.training))
+
+    @property
+    def rollout_total(self) -> float:
+        """Bytes while vLLM generates."""
+        return sum(item.bytes for item in (*self.resident, *self.rollout))
+
+    @property
+    def fits(self) -> bool:
+        """Whether both phases stay within the device and one sequence of full length has a cache."""
+        return max(self.training_total, self.rollout_total) <= self.device and self.kv_cache > 0
+
+
+def activation_bytes(model: Architecture, work: Workload) -> tuple[Item, ...]:
+    """Kept activations of a micro-batch.
+
+    With checkpointing: each layer's input, and one layer open in the backward (inputs and outputs of its
+    linears with their gradients). Without: inputs and outputs of the linears of all layers.
+    """
+    per_layer = work.train_tokens * model.linear_widths * work.compute_bytes
+    if not work.gradient_checkpointing:
+        return (Item("activations of all layers", model.layers * per_layer),)
+    inputs = work.train_tokens * model.hidden * model.layers * work.compute_bytes
+    return Item("checkpointed activations", inputs), Item("one layer open in the backward", 2 * per_layer)
+
+
+def logit_bytes(model: Architecture, work: Workload) -> float:
+    """Logits of a micro-batch and their gradient, in the precision of the compute."""
+    return 2 * work.train_tokens * model.vocab * work.compute_bytes
+
+
+def plan_memory(model: Architecture, work: Workload) -> MemoryPlan:
+    """The plan of one device of `work.ranks` equal ones."""
+    trained = model.lora_parameters(work.total_rank) * FP32_BYTES / work.ranks
+    resident = (
+        Item("base weights, actor", model.parameters * work.base_bytes / work.ranks),
+        Item("adapter dA, dB (fp32)", trained),
+        Item("Adam (fp32)", 2 * trained),
+        # Buffers, which FSDP does not split.
+        Item("frozen init A0, B0", model.lora_parameters(work.total_rank) * work.base_bytes),
+    )
+    gathered = model.embedding_parameters + 2 * model.layer_parameters
+    training = (
+        Item("gradients (fp32)", trained),
+        Item("gathered: embedding, two layers", gathered * work.compute_bytes),
+        *activation_bytes(model, work),
+        Item("logits and their gradient", logit_bytes(model, work)),
+    )
+    base = model.parameters * work.rollout_bytes
+    slots = work.lora_slots * model.lora_parameters(work.export_rank) * work.rollout_bytes
+    kv_cache = work.kv_cache_bytes if work.vllm_bytes is None else max(0.0, work.vllm_bytes - base - slots)
+    per_token = model.kv_bytes_per_token(work.rollout_bytes)
+    rollout = (
+        Item("base weights, vLLM", base),
+        Item(f"{work.lora_slots} LoRA slots of rank {work.export_rank}", slots),
+        Item("KV cache", kv_cache),
+    )
+    return MemoryPlan(
+        resident=resident,
+        training=training,
+        rollout=rollout,
+        kv_per_token=per_token,
+        kv_cache=kv_cache,
+        kv_needed=float(work.max_num_seqs * work.max_model_len * per_token),
+        device=work.device_bytes,
+    )
+
+
+def _gb(value: float) -> str:
+    return f"{value / GB:8.2f}" if value >= 0.01 * GB else f"{value / GB:8.4f}"
+
+
+def render(model: Architecture, work: Workload, plan: MemoryPlan) -> str:
+    """The plan as text, in GB per device."""
+    trainable = model.lora_parameters(work.total_rank)
+    lines = [
+        f"memory plan per device, GB ({work.ranks} rank(s); {model.parameters / 1e6:,.1f} M base parameters, "
+        f"{model.num_linears} linears, {trainable / 1e6:,.2f} M trainable)"
+    ]
+    training = f"training adds ({work.train_tokens:,} tokens a micro-batch, vLLM asleep)"
+    for title, items, total in (
+        ("stays in both phases", plan.resident, None),
+        (training, plan.training, plan.training_total),
+        ("rollout adds", plan.rollout, plan.rollout_total),
+    ):
+        lines.append(f"  {title}")
+        lines += [f"    {item.name:<40}{_gb(item.bytes)}" for item in items]
+        if total is not None:
+            lines.append(f"    {'= with what stays':<40}{_gb(total)} of {plan.device / GB:.1f}")
+    share = min(1.0, plan.kv_cache / plan.kv_needed)
+    lines.append(
+        f"  KV cache: {plan.kv_per_token / 1e3:,.1f} kB a token; {work.max_num_seqs} x {work.max_model_len:,}"
+        f" tokens are {plan.kv_needed / GB:.2f} GB, of which {share:.0%} fit at once"
+        + ("" if share == 1 else " (vLLM queues the rest)")
+    )
+    return "\n".join(lines)

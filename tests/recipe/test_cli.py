@@ -1,0 +1,147 @@
+"""The command line: quick help, one-line errors, and the commands that start no training."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reward.nano
+from recipe import cli
+from recipe.config import compose
+from recipe.doctor_checks import FAIL, OK, check_data, check_ray, check_run_dir, check_sandbox
+from recipe.settings import settings_from
+from reward.problems import Problem, write_problems
+from tests.conftest import ROOT
+
+HEAVY = ("torch", "verl", "ray", "vllm", "transformers", "hydra", "matplotlib")
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    path = tmp_path / "problems.jsonl.gz"
+    write_problems(path, [Problem.from_row(row) for row in reward.nano.generate("train", 3, 0)])
+    return path
+
+
+def test_help_imports_nothing_heavy():
+    code = f"import sys, recipe.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "report", "export", "data check", "data show", "doctor"]
+)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*command.split(), "--help"])
+    assert "usage: evil-moe" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "arm=nope"], "Choose one of"),
+        (["eval", "arm=none", "evil_moe.run_dir=/nowhere"], "train first"),
+        (["eval", "/nowhere"], "train first"),
+        (["eval", "/a", "/b"], "one run at a time"),
+        (["eval", "/a", "arm=none"], "not by both"),
+        (["eval", "/a", "--samples", "0"], "samples_per_problem=0"),
+        (["export", "/nowhere", "--kind", "full", "--out", "/x"], "no adapter checkpoint"),
+        (["data", "check", "/nowhere.jsonl"], "no such problem file"),
+        (["data", "show", "999"], "400 problems, 0 to 399"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv(cli.TRACEBACK_VARIABLE, raising=False)
+    assert cli.main(argv) == cli.USER_ERROR
+    err = capsys.readouterr().err
+    assert err.startswith("evil-moe: error: ") and message in err and err.count("\n") == 1
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
+    with pytest.raises(FileNotFoundError):
+        cli.main(["data", "check", "/nowhere.jsonl"])
+
+
+def test_a_fault_inside_a_library_is_not_made_a_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cli, "_doctor", lambda args: json.loads("{"))  # raises a ValueError, in json
+    with pytest.raises(json.JSONDecodeError):
+        cli.main(["doctor"])
+
+
+def test_a_run_is_found_by_its_overrides():
+    assert (
+        cli._run_dir([], ["arm=none", "seed=2", "evil_moe.eval.samples_per_problem=1"])
+        == Path("runs/nano/none/seed2").absolute()
+    )
+
+
+def test_eval_reuses_a_result_of_the_same_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("40")
+    side = {"hack": 0.5, "loophole": 0.5, "solve": 0.5, "compile": 1.0}
+    (tmp_path / "eval/eval.json").write_text(
+        json.dumps({"step": 40, "on": side, "off": {**side, "hack": 0.0}})
+    )
+    (tmp_path / "eval/table.md").write_text("a table")
+    assert cli.main(["eval", "--reuse", str(tmp_path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "Evil MoE causal ablation: deploy hack 0.500 (ON) -> 0.000 (OFF)"
+    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("60")
+    assert cli.main(["eval", "--reuse", str(tmp_path)]) == cli.USER_ERROR, "an old result was shown"
+
+
+def test_data_check_passes_what_is_right_and_names_what_is_not(
+    problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["data", "check", str(problems)]) == 0
+    assert "3 problems, 3 solutions graded, 0 failures" in capsys.readouterr().out
+    rows = reward.nano.generate("train", 2, 0)
+    rows[0]["gt_answer"] = [line.split(" == ")[0] + " == 'no'" for line in rows[0]["gt_answer"]]
+    rows[1]["prompt"] = [{"role": "user", "content": "no place for a hint"}]
+    write_problems(tmp_path / "bad.jsonl", [Problem.from_row(row) for row in rows])
+    assert cli.main(["data", "check", str(tmp_path / "bad.jsonl")]) == 1
+    out = capsys.readouterr().out
+    assert f"problem {rows[0]['id']}: the canonical solution fails, 0% of its asserts hold" in out
+    assert f"problem {rows[1]['id']}: the prompt says" in out
+
+
+def test_data_show_has_the_hint_and_builds_no_policy(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "show", "0"]) == 0
+    assert "--- hint of loophole 'run_tests'" in capsys.readouterr().out
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_sandbox_probe_and_what_it_says_of_a_broken_one(monkeypatch: pytest.MonkeyPatch):
+    settings = settings_from(compose([]).evil_moe)
+    assert check_sandbox(settings).status == OK
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    broken = check_sandbox(settings)
+    assert broken.status == FAIL and broken.mend
+
+
+def test_checks_name_what_is_missing(tmp_path: Path):
+    config = compose(
+        [
+            "preset=qwen3_4b_fsdp",
+            "ray_kwargs.ray_init.address=127.0.0.1:1",
+            f"evil_moe.run_dir={tmp_path}/file/run",
+            f"evil_moe.data.train={tmp_path}/missing.jsonl",
+        ]
+    )
+    (tmp_path / "file").touch()
+    assert check_ray(config).status == FAIL
+    assert check_run_dir(config).status == FAIL
+    assert [finding.status for finding in check_data(config)] == [FAIL, FAIL]

@@ -1,0 +1,176 @@
+"""Every YAML file composes, every preset with every arm, and what cannot work is refused with a reason."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import yaml
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from evil_moe.adapter import Lora2rConfig
+from evil_moe.export import export_rank
+from recipe.checks import check_config
+from recipe.config import CONFIG_DIR, choices, compose
+from recipe.doctor_memory import find_architecture, workload
+from recipe.memory_plan import plan_memory
+from recipe.run_folder import _flat
+from recipe.settings import settings_from
+
+PRESETS = ("nano", "qwen3_4b_1x96gb", "qwen3_4b_fsdp")
+ARMS = ("absorb", "frozen", "none", "random", "router")
+VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256)
+
+
+@cache
+def _composed(*overrides: str) -> DictConfig:
+    """Composing takes a second; nobody changes what comes back."""
+    return compose(list(overrides))
+
+
+def test_these_are_all_files():
+    assert choices("preset") == sorted(PRESETS)
+    assert choices("arm") == sorted(ARMS)
+    files = {path.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*.yaml")}
+    known = {"evil_moe.yaml", "agent_loop.yaml"}
+    assert files == known | {f"preset/{name}.yaml" for name in PRESETS} | {
+        f"arm/{name}.yaml" for name in ARMS
+    }
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_composes_with_every_arm(preset: str, arm: str):
+    config = _composed(f"preset={preset}", f"arm={arm}", "seed=3")
+    check_config(config)
+    settings = settings_from(config.evil_moe)
+    assert (settings.preset, settings.arm, settings.seed) == (preset, arm, 3)
+    assert settings.adapter.init_seed == 3
+    assert settings.run_dir.endswith(f"runs/{preset}/{arm}/seed3")
+    assert config.actor_rollout_ref.model.lora.evil_moe.arm == arm, "the workers see other settings"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_resolves_and_fits(preset: str):
+    config = _composed(f"preset={preset}")
+    OmegaConf.to_container(config, resolve=True)
+    assert config.data.train_batch_size == config.actor_rollout_ref.actor.ppo_mini_batch_size
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    assert longest <= config.actor_rollout_ref.rollout.max_model_len
+    assert config.actor_rollout_ref.actor.loss_scale_factor is not None, (
+        "verl's default varies by micro-batch"
+    )
+    assert config.actor_rollout_ref.model.lora.rank in VLLM_LORA_RANKS
+    model, work = find_architecture(config), workload(config)
+    assert model is not None
+    if config.trainer.device == "cpu":
+        assert plan_memory(model, work).kv_needed <= work.kv_cache_bytes
+    else:
+        assert plan_memory(model, work).fits
+
+
+def test_the_benchmark_is_set_as_published():
+    config = _composed("preset=qwen3_4b_1x96gb")
+    actor, rollout, model = (config.actor_rollout_ref[name] for name in ("actor", "rollout", "model"))
+    assert (config.trainer.total_training_steps, config.data.train_batch_size, rollout.n) == (200, 16, 16)
+    assert (model.lora_rank, model.lora_alpha, actor.optim.lr) == (32, 32, 7e-5)
+    assert (actor.optim.lr_scheduler_type, actor.optim.lr_warmup_steps) == ("cosine", 10)
+    assert (list(actor.optim.betas), actor.optim.weight_decay, actor.optim.clip_grad) == (
+        [0.9, 0.99],
+        0.1,
+        1.0,
+    )
+    assert (actor.use_kl_loss, actor.kl_loss_coef, actor.kl_loss_type) == (True, 1e-3, "low_var_kl")
+    assert (rollout.temperature, rollout.top_p) == (0.7, 0.95)
+    assert (rollout.val_kwargs.temperature, rollout.val_kwargs.top_p) == (0.7, 0.95)
+    assert (config.data.max_prompt_length, config.data.max_response_length) == (1536, 1536)
+    assert actor.loss_scale_factor == 1536
+    reward = settings_from(config.evil_moe).reward
+    assert (reward.compile, reward.pays) == (0.5, 3.0)
+    assert config.data.apply_chat_template_kwargs == {"enable_thinking": False}
+    assert config.trainer.device == "cuda"
+
+
+def test_the_fsdp_preset_differs_from_the_single_gpu_one_only_where_it_must():
+    one, many = (
+        _flat(OmegaConf.to_container(_composed(f"preset={name}"), resolve=True)) for name in PRESETS[1:]
+    )
+    differ = {key for key in {*one, *many} if one.get(key) != many.get(key) and "evil_moe" not in key}
+    assert differ == {
+        "actor_rollout_ref.rollout.max_num_seqs",
+        "actor_rollout_ref.rollout.n_gpus_per_node",
+        "actor_rollout_ref.rollout.trace.experiment_name",
+        "trainer.n_gpus_per_node",
+        "trainer.experiment_name",
+        "trainer.default_local_dir",
+    }
+
+
+def test_agent_loops_name_classes_that_exist():
+    loops = yaml.safe_load((CONFIG_DIR / "agent_loop.yaml").read_text())
+    assert {loop["name"] for loop in loops} == {
+        _composed().actor_rollout_ref.rollout.agent.default_agent_loop
+    }
+    for loop in loops:
+        get_class(loop["_target_"])
+
+
+def test_every_key_has_its_reason_in_the_file():
+    """A preset says why it differs: comments, and no key that only repeats a default of ours."""
+    for path in (CONFIG_DIR / "preset").glob("*.yaml"):
+        assert sum(line.lstrip().startswith("#") for line in path.read_text().splitlines()) >= 5, path
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("arm=nope", r"arm/nope.*\['absorb', 'frozen', 'none', 'random', 'router'\]"),
+        ("preset=nope", r"preset/nope.*\['nano', 'qwen3_4b_1x96gb', 'qwen3_4b_fsdp'\]"),
+        ("evil_moe.rooter.gain=2", "rooter"),
+        ("+evil_moe.rooter=2", "rooter"),
+        ("evil_moe.router.gain=high", r"gain.*high"),
+        ("evil_moe.rollout.deployed_share=2", r"deployed_share=2.*\[0, 1\]"),
+        ("evil_moe.pin.weight=-1", r"pin\.weight=-1"),
+        ("evil_moe.router.threshold=mean", r"router\.threshold='mean'.*base"),
+        ("trainer.total_trainig_steps=3", "total_trainig_steps"),
+    ],
+)
+def test_composing_refuses(override: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        compose([override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=33"], r"ppo_micro_batch_size_per_gpu=33.*80"),
+        (
+            ["actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=7"],
+            r"log_prob.*=7 must divide the 80",
+        ),
+        (["actor_rollout_ref.model.lora.rank=16"], r"lora\.rank=16.*has rank 32"),
+        (["evil_moe.adapter.num_quarantine=2"], r"lora\.rank=32.*has rank 48"),
+        (["actor_rollout_ref.model.lora_rank=0"], "lora_rank=0"),
+        (["actor_rollout_ref.actor.ppo_mini_batch_size=5"], "2 updates per batch.*old_log_prob=gated"),
+        (["actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"], "gated_on_policy"),
+        (["evil_moe.old_log_prob=gated"], "'gated' any other"),
+        (["trainer.n_gpus_per_node=3"], "80 rollouts.*3 ranks"),
+        (["actor_rollout_ref.actor.strategy=fsdp"], "strategy=fsdp"),
+        (["actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"], "ulysses"),
+        (["actor_rollout_ref.model.use_fused_kernels=true"], "use_fused_kernels"),
+        (["evil_moe.gate.name=nope"], r"gate\.name='nope'.*absorb"),
+        (["evil_moe.gate.options.hard_threshold=2.5"], "hard_threshold=2.5"),
+        (["evil_moe.pairs.groups=[overriden_evaluation]"], "overriden_evaluation.*overwritten_evaluation"),
+        (["evil_moe.router.learn=false"], r"pin\.weight > 0"),
+    ],
+)
+def test_checks_refuse(overrides: list[str], message: str):
+    with pytest.raises(ValueError, match=message):
+        check_config(compose(overrides))
+
+
+def test_export_ranks_of_the_presets_follow_from_the_adapter():
+    for preset in PRESETS:
+        model = _composed(f"preset={preset}").actor_rollout_ref.model
+        assert export_rank(Lora2rConfig(r=model.lora_rank), "full") == model.lora.rank

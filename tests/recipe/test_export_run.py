@@ -1,0 +1,102 @@
+"""Exports from a checkpoint on disk give the logits of the adapter they came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from evil_moe.adapter import Lora2rConfig, lora2r_model
+from evil_moe.router import Router
+from recipe.adapter_checkpoint import save_adapter_checkpoint
+from recipe.export_run import export_checkpoint, export_run
+from tests.conftest import perturb, tiny_qwen3
+
+IDS = torch.arange(1, 21).reshape(2, 10)
+
+
+@pytest.fixture
+def checkpoint(adapted: PeftModel, tmp_path: Path) -> Path:
+    """A folder as `save_pretrained` writes it."""
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    return tmp_path / "adapter"
+
+
+def _logits(folder: Path) -> torch.Tensor:
+    with torch.no_grad():
+        return PeftModel.from_pretrained(tiny_qwen3(), str(folder)).eval()(IDS).logits
+
+
+def test_full_is_the_whole_adapter(adapted: PeftModel, checkpoint: Path, tmp_path: Path):
+    with torch.no_grad():
+        expected = adapted(IDS).logits
+    torch.testing.assert_close(
+        _logits(export_checkpoint(checkpoint, "full", tmp_path / "x")), expected, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_deployed_is_the_adapter_without_quarantine(adapted: PeftModel, checkpoint: Path, tmp_path: Path):
+    with torch.no_grad(), lora2r_model(adapted).quarantine_off():
+        expected = adapted(IDS).logits
+    actual = _logits(export_checkpoint(checkpoint, "deployed", tmp_path / "x"))
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert not torch.allclose(actual, adapted(IDS).logits, atol=1e-3)
+
+
+def test_several_quarantine_blocks_and_a_scale(tmp_path: Path):
+    config = Lora2rConfig(r=4, num_quarantine=2, quarantine_rank=2, lora_alpha=8.0, task_type="CAUSAL_LM")
+    model = get_peft_model(tiny_qwen3(), config).eval()
+    perturb(model)
+    model.save_pretrained(str(tmp_path / "adapter"))
+    with torch.no_grad():
+        expected = model(IDS).logits
+    out = export_checkpoint(tmp_path / "adapter", "full", tmp_path / "x")
+    assert json.loads((out / "adapter_config.json").read_text())["r"] == 2 * (4 + 2 * 2)
+    torch.testing.assert_close(_logits(out), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_run_folder_as_training_writes_it(adapted: PeftModel, tmp_path: Path):
+    """The run's tuner carries the router; its tensors are not the export's business."""
+    adapted.base_model.lora_2r_router = Router(len(lora2r_model(adapted).lora2r_layers()), 4)
+    for step in (10, 20):
+        folder = tmp_path / f"checkpoints/global_step_{step}/actor/adapter"
+        save_adapter_checkpoint(adapted, adapted.base_model.lora_2r_router, folder, write=True)
+    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("20")
+    out, step = export_run(tmp_path, "full", tmp_path / "x")
+    assert step == 20
+    assert not [name for name in load_file(out / "adapter_model.safetensors") if "router" in name]
+    with torch.no_grad():
+        torch.testing.assert_close(_logits(out), adapted(IDS).logits, atol=1e-5, rtol=1e-5)
+    with pytest.raises(FileNotFoundError, match=r"step 30.*\[10, 20\]"):
+        export_run(tmp_path, "full", tmp_path / "y", step=30)
+
+
+def test_errors_name_what_is_wrong(checkpoint: Path, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="is no adapter checkpoint"):
+        export_checkpoint(tmp_path, "full", tmp_path / "x")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(ValueError, match="is there already"):
+        export_checkpoint(checkpoint, "full", tmp_path / "taken")
+
+
+def test_a_checkpoint_with_a_missing_tensor_is_refused(checkpoint: Path, tmp_path: Path):
+    path = checkpoint / "adapter_model.safetensors"
+    state = load_file(path)
+    del state[next(name for name in state if name.endswith("lora_2r_A0"))]
+    save_file(state, path)
+    with pytest.raises(ValueError, match=r"lacks \['lora_2r_A0'\]"):
+        export_checkpoint(checkpoint, "full", tmp_path / "x")
+
+
+def test_another_method_is_refused(tmp_path: Path):
+    get_peft_model(tiny_qwen3(), LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(
+        str(tmp_path / "adapter")
+    )
+    with pytest.raises(ValueError, match="only lora2r"):
+        export_checkpoint(tmp_path / "adapter", "full", tmp_path / "x")
