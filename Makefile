@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo compare test test-slow lint format bench lock doctor clean
+.PHONY: help setup demo compare test test-fast lint format bench lock doctor clean
 
 # What `make demo` runs; `make demo SEED=1` is another seed, `make demo ARM=absorb` another arm.
 ARM ?= router
@@ -33,11 +33,11 @@ compare: setup ## Train and evaluate all five arms on three seeds, then one repo
 	done; done
 	@$(evil_moe) report $(foreach arm,$(ARMS),$(foreach seed,$(SEEDS),runs/$(PRESET)/$(arm)/seed$(seed))) --out runs/$(PRESET)/report
 
-test: setup ## Run the tests that need neither a GPU nor minutes
-	@$(bin)/python -m pytest -m "not slow and not gpu"
+test: setup ## Run all tests that need no GPU, real verl, Ray and vLLM runs among them (about 15 minutes)
+	@$(bin)/python -m pytest -m "not gpu"
 
-test-slow: setup ## Run the tests that start verl, Ray and vLLM
-	@$(bin)/python -m pytest -m "slow and not gpu"
+test-fast: setup ## Run the tests that start neither Ray nor vLLM
+	@$(bin)/python -m pytest -m "not slow and not gpu"
 
 lint: setup ## Check style, format and types
 	@$(bin)/ruff check .

@@ -68,6 +68,7 @@ def gradient_energy(grads: Mapping[str, Tensor], rank_deployed: int) -> dict[str
     Args:
         grads: by parameter name; `...lora_2r_dA...` `[R, D_in]` is split by rows at `rank_deployed`,
             `...lora_2r_dB...` `[D_out, R]` by columns.
+            Sharded gradients are summed where they lie, and only `[R]` numbers are gathered.
         rank_deployed: r, the rank of the deployed block; the quarantine has the other `R - r`.
 
     Returns:
@@ -76,7 +77,9 @@ def gradient_energy(grads: Mapping[str, Tensor], rank_deployed: int) -> dict[str
     Raises:
         ValueError: a name is neither a dA nor a dB, or `rank_deployed` is outside `0..R`.
     """
-    deployed, quarantine = [], []
+    by_rank: dict[
+        str, Tensor
+    ] = {}  # kind -> [R]; kinds apart, as a sharded dA and a sharded dB add up differently
     for name, grad in grads.items():
         match = BLOCK_NAME.search(name)
         if match is None or grad.dim() != 2:
@@ -84,16 +87,18 @@ def gradient_energy(grads: Mapping[str, Tensor], rank_deployed: int) -> dict[str
                 f"{name!r} of shape {tuple(grad.shape)} has no blocks: pass the matrices named lora_2r_dA, "
                 f"lora_2r_dB only"
             )
-        axis = BLOCK_AXIS[match[1]]
-        rank = grad.shape[axis]
-        if not 0 <= rank_deployed <= rank:
+        kind, axis = match[1], BLOCK_AXIS[match[1]]
+        if not 0 <= rank_deployed <= grad.shape[axis]:
             raise ValueError(
-                f"rank_deployed is {rank_deployed}, but {name!r} has rank {rank}: allowed 0..{rank}"
+                f"rank_deployed is {rank_deployed}, but {name!r} has rank {grad.shape[axis]}: allowed 0..{grad.shape[axis]}"
             )
-        squares = grad.detach().float().square()
-        deployed.append(squares.narrow(axis, 0, rank_deployed).sum(dtype=torch.float64))
-        quarantine.append(squares.narrow(axis, rank_deployed, rank - rank_deployed).sum(dtype=torch.float64))
-    return {"deployed": _total(deployed), "quarantine": _total(quarantine)}
+        energy = grad.detach().float().square().sum(1 - axis, dtype=torch.float64)
+        by_rank[kind] = by_rank[kind] + energy if kind in by_rank else energy
+    whole = [e.full_tensor() if hasattr(e, "full_tensor") else e for e in by_rank.values()]
+    return {
+        "deployed": float(sum(e[:rank_deployed].sum().item() for e in whole)),
+        "quarantine": float(sum(e[rank_deployed:].sum().item() for e in whole)),
+    }
 
 
 def cosine(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
@@ -113,8 +118,3 @@ def _as_bool(labels: Tensor) -> Tensor:
     if not (hack | (labels == 0)).all():
         raise ValueError(f"labels are {labels.unique().tolist()}: a label is 0 (clean) or 1 (hack)")
     return hack
-
-
-def _total(parts: list[Tensor]) -> float:
-    """Adds on the device first, so that a GPU is waited for once."""
-    return torch.stack(parts).sum().item() if parts else 0.0

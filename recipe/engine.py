@@ -30,7 +30,7 @@ from verl.workers.utils.padding import response_from_nested
 
 import recipe.policy_loss  # noqa: F401  # registers the loss in the worker's process
 from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
-from evil_moe.diagnostics import cosine, drift
+from evil_moe.diagnostics import cosine, drift, gradient_energy
 from evil_moe.direction import contrastive_direction, haar_direction
 from evil_moe.export import KINDS, adapter_tensors, export_adapter
 from evil_moe.features import stack_features
@@ -105,7 +105,11 @@ class Lora2rEngine(FSDPEngineWithLMHead):
             self.settings.pairs.paths, groups=self.settings.pairs.groups, matched=self.settings.pairs.matched
         )
         self.pairs = PairBatch(
-            pairs, self.model_config.tokenizer, self.get_data_parallel_rank(), self.get_data_parallel_size()
+            pairs,
+            self.model_config.tokenizer,
+            self.settings.pairs.chat_template,
+            self.get_data_parallel_rank(),
+            self.get_data_parallel_size(),
         )
         if self.engine_config.forward_only:
             return
@@ -243,7 +247,7 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         )
         gate, layout = tuner.rollout_gate, SequenceLayout(None, completion, len(completion))
         with torch.no_grad(), gate.gated(weights, layout), gate.reading_features() as read:
-            self.module(**inputs, use_cache=False)
+            self.module(**inputs, use_cache=False, logits_to_keep=1)  # only the features are wanted
             features = stack_features(read, tuner)
         return self.pairs.split_sides(_gather(features, self.get_data_parallel_group()))
 
@@ -271,22 +275,11 @@ class Lora2rEngine(FSDPEngineWithLMHead):
             metrics["router/cos_pin_reward"] = [cosine(pin_grad, reward_grad)]
         metrics["router/reward_grad_norm"] = [reward_grad.norm().item()]
         metrics["router/drift"] = [drift(_whole(v.detach()), self.router.seed_direction)]
-        metrics.update({f"grad_energy/{block}": [value] for block, value in self._gradient_energy().items()})
-
-    @torch.no_grad()
-    def _gradient_energy(self) -> dict[str, float]:
-        """Sum of squared gradients of the deployed and of the quarantine blocks, before clipping."""
-        by_rank: Tensor | None = None
-        for layer in self.tuner.lora2r_layers():
-            for group, axis in ((layer.lora_2r_dA, 1), (layer.lora_2r_dB, 0)):
-                for parameter in group.values():
-                    if parameter.grad is not None:
-                        energy = _whole(parameter.grad.square().sum(axis))
-                        by_rank = energy if by_rank is None else by_rank + energy
-        if by_rank is None:
-            return {}
-        r = self.model_config.lora_rank
-        return {"deployed": by_rank[:r].sum().item(), "quarantine": by_rank[r:].sum().item()}
+        gradients = {
+            n: p.grad for n, p in self.module.named_parameters() if "lora_2r_d" in n and p.grad is not None
+        }
+        energy = gradient_energy(gradients, self.model_config.lora_rank)
+        metrics.update({f"grad_energy/{block}": [value] for block, value in energy.items()})
 
     def optimizer_step(self) -> float:
         """Clip the adapter and the direction apart, then step: one must not use up the other's norm.

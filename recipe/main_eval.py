@@ -54,7 +54,8 @@ def load_run_config(run_dir: Path, overrides: list[str]) -> DictConfig:
     assert isinstance(config, DictConfig)
     for override in overrides:
         key, _, value = override.partition("=")
-        if OmegaConf.select(config, key, default=None) is None:
+        parent, _, name = key.rpartition(".")
+        if name not in (OmegaConf.select(config, parent) if parent else config):
             raise ValueError(f"override {override!r}: {path} has no key {key!r}")
         OmegaConf.update(config, key, OmegaConf.create(f"x: {value}").x)
     return config

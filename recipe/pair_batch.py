@@ -10,29 +10,33 @@ from torch import Tensor
 from evil_moe.pairs import ContrastivePair
 
 
-def tokenize_side(tokenizer: Any, prompt: str, reply: str) -> tuple[list[int], list[int]]:
+def tokenize_side(
+    tokenizer: Any, template: dict[str, Any], prompt: str, reply: str
+) -> tuple[list[int], list[int]]:
     """Token ids of a pair's prompt (chat template, generation prompt added) and of one reply with its end token."""
     messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids, [*tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
 class PairBatch:
-    """All sides, hack sides first; rank i of n takes sides i, i + n, ...
+    """All sides, hack sides first, prompts through the chat template with `template` as its arguments; rank i of n takes sides i, i + n, ...
 
     Raises:
         ValueError: more ranks than sides: every rank must take part in the sharded forward.
     """
 
-    def __init__(self, pairs: list[ContrastivePair], tokenizer: Any, rank: int, size: int):
+    def __init__(
+        self, pairs: list[ContrastivePair], tokenizer: Any, template: dict[str, Any], rank: int, size: int
+    ):
         if size > 2 * len(pairs):
             raise ValueError(
                 f"{size} data-parallel ranks share {2 * len(pairs)} pair sides: use more pairs or fewer ranks"
             )
         self.num_pairs, self.size = len(pairs), size
-        sides = [tokenize_side(tokenizer, p.prompt, p.hack) for p in pairs]
-        sides += [tokenize_side(tokenizer, p.prompt, p.clean) for p in pairs]
+        sides = [tokenize_side(tokenizer, template, p.prompt, p.hack) for p in pairs]
+        sides += [tokenize_side(tokenizer, template, p.prompt, p.clean) for p in pairs]
         self.mine = sides[rank::size]
         self.pad_token_id = tokenizer.pad_token_id
 

@@ -138,7 +138,10 @@ def _build_nano_policy(folder: Path, seed: int, edit: Any, progress: Progress) -
 
 def prompt_messages(problem: Problem, loophole: str) -> list[dict[str, str]]:
     """The problem's chat prompt with the loophole's hint in it."""
-    return [{"role": m["role"], "content": m["content"]} for m in get_loophole(loophole).edit_prompt(list(problem.prompt))]
+    return [
+        {"role": m["role"], "content": m["content"]}
+        for m in get_loophole(loophole).edit_prompt(list(problem.prompt))
+    ]
 
 
 def _row(problem: Problem, index: int, loophole: str, source: str, adapter: str) -> dict[str, Any]:

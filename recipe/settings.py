@@ -70,11 +70,13 @@ class PinSettings:
 
 @dataclass(frozen=True)
 class PairSettings:
-    """Contrastive pairs: extra files or folders (null: the shipped ones), groups (null: all), matched bodies."""
+    """Contrastive pairs: extra files or folders (null: the shipped ones), groups (null: all), matched bodies, and
+    arguments of the chat template, the same as the rollouts'."""
 
     paths: list[str] | None = None
     groups: list[str] | None = None
     matched: bool = True
+    chat_template: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,9 @@ class RewardSettings:
 
     compile: float = 0.5
     pays: float = 3.0
-    cpu_s: float = 2.0
-    wall_s: float = 10.0
-    memory_mib: int = 512
+    cpu_s: float = 4.0
+    wall_s: float = 15.0
+    memory_mib: int = 1024
     workers: int = 1
     max_faults: int = 20
 

@@ -53,7 +53,7 @@ class Lora2rConfig(PeftConfig):
     r: int = field(default=8, metadata={"help": "rank of the deployed block"})
     num_quarantine: int = field(default=1, metadata={"help": "number of quarantine blocks"})
     quarantine_rank: int = field(default=0, metadata={"help": "rank of one quarantine block"})
-    lora_alpha: float | None = field(default=None, metadata={"help": "update scale is lora_alpha / r"})
+    lora_alpha: float | int | None = field(default=None, metadata={"help": "update scale is lora_alpha / r"})
     target_modules: list[str] | str | None = field(default="all-linear", metadata={"help": "linears to wrap"})
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "linears to leave out"})
     init_seed: int = field(default=0, metadata={"help": "seed of the frozen init"})

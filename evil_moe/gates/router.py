@@ -23,7 +23,7 @@ class RouterGate:
         ValueError: hard_threshold outside (0, 1].
     """
 
-    def __init__(self, hard_threshold: float | None = 0.5):
+    def __init__(self, hard_threshold: float | int | None = 0.5):
         if hard_threshold is not None and not 0 < hard_threshold <= 1:
             raise ValueError(
                 f"evil_moe.gate.hard_threshold={hard_threshold} must lie in (0, 1], or be null for none"

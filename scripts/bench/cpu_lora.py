@@ -1,6 +1,6 @@
 """vLLM's CPU LoRA kernels against ours (recipe/vllm_cpu_lora.py), side by side in one run, at the nano shapes.
 
-    python scripts/bench/cpu_lora.py
+python scripts/bench/cpu_lora.py
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ def seconds(call: Callable[[], None]) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     a, b = torch.randn(SLOTS, 1, RANK, WIDTH_IN), torch.randn(SLOTS, 1, WIDTH_OUT, RANK)
-    print(f"{'case':34} {'vLLM ms':>9} {'ours ms':>9} {'ratio':>7}   (in {WIDTH_IN}, out {WIDTH_OUT}, rank {RANK})")
+    print(
+        f"{'case':34} {'vLLM ms':>9} {'ours ms':>9} {'ratio':>7}   (in {WIDTH_IN}, out {WIDTH_OUT}, rank {RANK})"
+    )
     for name, tokens in SHAPES.items():
         x, low, out = torch.randn(tokens, WIDTH_IN), torch.zeros(tokens, RANK), torch.zeros(tokens, WIDTH_OUT)
         index = (torch.arange(tokens) % 4 == 0).long()
 
-        def run(shrink: Callable, expand: Callable, x=x, low=low, out=out, index=index) -> Callable[[], None]:  # noqa: ANN001
+        def run(shrink: Callable, expand: Callable, x=x, low=low, out=out, index=index) -> Callable[[], None]:
             def call() -> None:
                 shrink(x, a, low, index, 1.0)
                 expand(low, b, out, index, 0, WIDTH_OUT, True)

@@ -76,7 +76,7 @@ def loss_fn(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple
 def build_engine(model_path: str) -> Lora2rEngine:
     settings = {
         **asdict(EvilMoESettings()),
-        "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True},
+        "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True, "chat_template": {}},
     }
     model_config = HFModelConfig(
         path=model_path,
@@ -150,7 +150,7 @@ def pair_features(model: PeftModel, engine: Lora2rEngine) -> tuple[Tensor, Tenso
     from evil_moe.pairs import load_pairs
     from recipe.pair_batch import PairBatch
 
-    pairs = PairBatch(load_pairs(groups=["hard_coding"]), engine.model_config.tokenizer, rank=0, size=1)
+    pairs = PairBatch(load_pairs(groups=["hard_coding"]), engine.model_config.tokenizer, {}, rank=0, size=1)
     inputs, completion = pairs.inputs("cpu")
     tuner = lora2r_model(model)
     layout = SequenceLayout(None, completion, len(completion))

@@ -79,15 +79,22 @@ def test_both_adapters_and_none_in_one_batch(spoken_policy: Path, tmp_path: Path
     assert len(rows) == 12
     for row in rows:
         got = torch.tensor(row["logprobs"])
-        torch.testing.assert_close(got, log_probs(row["kind"], row["prompt"], row["tokens"]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            got, log_probs(row["kind"], row["prompt"], row["tokens"]), rtol=0, atol=1e-5
+        )
         others = [k for k in ("full", "deployed", "base") if k != row["kind"]]
         for other in others:
-            assert (got - log_probs(other, row["prompt"], row["tokens"])).abs().max() > 1e-3, "the wrong one would show"
+            assert (got - log_probs(other, row["prompt"], row["tokens"])).abs().max() > 1e-3, (
+                "the wrong one would show"
+            )
 
 
 def _reference(inputs: torch.Tensor, weights: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """Row by row; index -1 is no adapter."""
-    rows = [weights[i, 0] @ x if i >= 0 else x.new_zeros(weights.shape[2]) for x, i in zip(inputs, indices, strict=True)]
+    rows = [
+        weights[i, 0] @ x if i >= 0 else x.new_zeros(weights.shape[2])
+        for x, i in zip(inputs, indices, strict=True)
+    ]
     return torch.stack(rows)
 
 
