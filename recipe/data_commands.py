@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from recipe.config import compose
-from recipe.prepare import Assets, prepare_assets, prompt_messages, write_parquet
+from recipe.prepare import Problems, prepare_policy, prepare_problems, prompt_messages, write_parquet
 from reward.loopholes import get_loophole
 from reward.problems import Problem, checksum, load_problems
 
@@ -19,11 +19,12 @@ SPLITS = ("train", "validation", "evaluation")
 def prepare(overrides: list[str]) -> int:
     """Build or find the policy and the problems of a config, and say where they are."""
     config = compose(overrides)
-    assets = prepare_assets(config, lambda line: print(line, flush=True))
-    paths = write_parquet(assets, config.evil_moe.loophole, Path(config.evil_moe.run_dir) / "data")
-    print(f"policy      {assets.model}")
+    drawn = prepare_problems(config)
+    model = prepare_policy(config, lambda line: print(line, flush=True))
+    paths = write_parquet(drawn, config.evil_moe.loophole, Path(config.evil_moe.run_dir) / "data")
+    print(f"policy      {model}")
     for split in SPLITS:
-        problems = getattr(assets, split)
+        problems = getattr(drawn, split)
         print(f"{split:<11} {len(problems)} problems, sha256 {checksum(problems)[:16]}")
     for path in paths:
         print(f"for verl    {os.path.relpath(path)}")
@@ -79,9 +80,7 @@ def show(index: int, overrides: list[str], *, split: str, file: Path | None) -> 
         ValueError: there is no problem of that index.
     """
     config = compose(overrides)
-    # Problems only: a nano policy that is not in the cache would be trained first.
-    config.evil_moe.policy.kind = "hub"
-    problems = load_problems(file) if file else _split(prepare_assets(config, print), split)
+    problems = load_problems(file) if file else _split(prepare_problems(config), split)
     if not 0 <= index < len(problems):
         raise ValueError(
             f"problem {index}: {file or split} has {len(problems)} problems, 0 to {len(problems) - 1}"
@@ -90,9 +89,9 @@ def show(index: int, overrides: list[str], *, split: str, file: Path | None) -> 
     return 0
 
 
-def _split(assets: Assets, split: str) -> list[Problem]:
+def _split(problems: Problems, split: str) -> list[Problem]:
     assert split in SPLITS
-    return list(getattr(assets, split))
+    return list(getattr(problems, split))
 
 
 def describe(problem: Problem, loophole: str) -> str:

@@ -16,10 +16,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.prepare import prepare_assets, prompt_messages
+from recipe.console import divert_output, report_failure, say
+from recipe.prepare import prepare_problems, prompt_messages
 from recipe.rollout_choice import request_seed
 from recipe.run_folder import latest_step
-from recipe.run_log import PROGRESS_PREFIX
+from recipe.sandbox_actor import limits_from
+from recipe.settings import settings_from
 from reward.grader import Grader
 from reward.problems import Problem
 from reward.verdict import RewardConfig, Verdict
@@ -215,48 +217,48 @@ def router_scores(
 
 def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | None = None) -> int:
     """Evaluate ON and OFF, write `eval/`, print the table and the ablation line; returns the exit code."""
-    started = time.monotonic()
     config = load_run_config(run_dir, overrides or [])
     adapter, step = adapter_folder(run_dir, step)
-    for key, value in (
-        OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars", default=None) or {}
-    ).items():
-        os.environ.setdefault(key, str(value))
-    os.environ.setdefault(
-        "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
-    )  # one process: nothing to wait for but the engine
+    problems, out = prepare_problems(config).evaluation, run_dir / "eval"
+    variables = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars", default=None) or {}
+    os.environ.update({key: str(value) for key, value in variables.items()})
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    say(f"evaluating step {step} on {len(problems)} held-out problems, ON and OFF")
+    out.mkdir(exist_ok=True)
+    try:
+        with divert_output(out / "eval.log", verbose=False):
+            result, rows = _evaluate(config, problems, adapter, out)
+    except Exception as error:  # noqa: BLE001  # whatever failed in vLLM or the sandbox
+        return report_failure("evaluation", error, out / "eval.log", "The checkpoint is untouched.")
+    result = {"step": step, **result}
+    _write(out / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    _write(out / "table.md", _table(result))
+    _write(out / "eval.json", json.dumps(result, indent=2) + "\n")
+    print(_table(result))
+    print(ablation_line(result), flush=True)
+    return 0
 
-    def say(line: str) -> None:
-        print(f"{PROGRESS_PREFIX} {line}", flush=True)
 
-    assets = prepare_assets(config, say)
-    problems, settings, out = assets.evaluation, config.evil_moe, run_dir / "eval"
-    say(
-        f"evaluating step {step} on {len(problems)} held-out problems, {settings.eval.samples_per_problem} answers each way"
-    )
-    exports = export_sides(assets.model, adapter, out / "adapters")
+def _evaluate(
+    config: DictConfig, problems: list[Problem], adapter: Path, out: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The rates of both sides, and one row per answer."""
+    started = time.monotonic()
+    exports = export_sides(config.actor_rollout_ref.model.path, adapter, out / "adapters")
     samples = generate(config, problems, exports)
-    say(f"{len(samples)} answers generated, {time.monotonic() - started:.0f} s; grading")
-
-    from recipe.sandbox_actor import limits_from
-    from recipe.settings import settings_from
-
-    reward = settings_from(settings).reward
-    with Grader(
-        settings.loophole,
-        limits=limits_from(reward),
-        reward=RewardConfig(compile=reward.compile, pays=reward.pays),
-    ) as grader:
+    say(f"{len(samples)} answers after {time.monotonic() - started:.0f} s; grading")
+    reward = settings_from(config.evil_moe).reward
+    terms = RewardConfig(compile=reward.compile, pays=reward.pays)
+    with Grader(config.evil_moe.loophole, limits=limits_from(reward), reward=terms) as grader:
         verdicts = grader.grade_many([(s.problem, s.response) for s in samples], workers=os.cpu_count() or 1)
 
-    by_side = {side: [v for s, v in zip(samples, verdicts, strict=True) if s.side == side] for side in SIDES}
-    on_samples = [s for s in samples if s.side == "on"]
+    graded = list(zip(samples, verdicts, strict=True))
+    by_side = {side: [v for s, v in graded if s.side == side] for side in SIDES}
+    scores = router_scores(config, adapter, [s for s in samples if s.side == "on"])
     result: dict[str, Any] = {
-        "step": step,
         "samples": len(by_side["on"]),
         **{side: rates(by_side[side]) for side in SIDES},
-        "auroc": _auroc(router_scores(config, adapter, on_samples), [v.loophole for v in by_side["on"]]),
+        "auroc": _auroc(scores, [v.loophole for v in by_side["on"]]),
         "seconds": round(time.monotonic() - started, 1),
     }
     rows = [
@@ -267,15 +269,9 @@ def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | 
             "response": s.response,
             **v.to_row(),
         }
-        for s, v in zip(samples, verdicts, strict=True)
+        for s, v in graded
     ]
-    _write(out / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    table = _table(result)
-    _write(out / "table.md", table)
-    _write(out / "eval.json", json.dumps(result, indent=2) + "\n")
-    print(table)
-    print(ablation_line(result), flush=True)
-    return 0
+    return result, rows
 
 
 def ablation_line(result: dict[str, Any]) -> str:

@@ -7,37 +7,32 @@ to the terminal.
 from __future__ import annotations
 
 import os
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.config import compose
+from recipe.console import divert_output, report_failure, say
 from recipe.run_folder import latest_step, open_run_folder
-from recipe.run_log import PROGRESS_PREFIX
-
-_TAIL = 25
 
 
 def prepare(overrides: list[str], progress: Any = print) -> DictConfig:
     """Compose the config, build or find its assets, open its run folder, write its data files."""
     from recipe.checks import check_config, check_verl
-    from recipe.prepare import fill_in, prepare_assets, write_parquet
+    from recipe.prepare import fill_in, prepare_policy, prepare_problems, write_parquet
 
     config = compose(overrides)
     check_verl()
     check_config(config)
-    assets = prepare_assets(config, progress)
+    problems = prepare_problems(config)
+    model = prepare_policy(config, progress)
     data = Path(config.evil_moe.run_dir) / "data"
     # Names first, files after the folder has agreed to this config.
-    fill_in(config, assets, data / "train.parquet", data / "validation.parquet")
+    fill_in(config, model, data / "train.parquet", data / "validation.parquet")
     step = open_run_folder(config)
-    write_parquet(assets, config.evil_moe.loophole, data)
+    write_parquet(problems, config.evil_moe.loophole, data)
     if step:
         progress(f"resuming from step {step} in {os.path.relpath(config.evil_moe.run_dir)}")
     return config
@@ -46,7 +41,6 @@ def prepare(overrides: list[str], progress: Any = print) -> DictConfig:
 def train(overrides: list[str], *, verbose: bool = False) -> int:
     """Run one arm to its last step; returns the exit code. A finished run is left as it is."""
     started = time.monotonic()
-    say = lambda line: print(f"{PROGRESS_PREFIX} {line}", flush=True)  # noqa: E731
     config = prepare(overrides, progress=say)
     folder, total = Path(config.evil_moe.run_dir), int(config.trainer.total_training_steps)
     shown = os.path.relpath(folder)
@@ -62,53 +56,10 @@ def train(overrides: list[str], *, verbose: bool = False) -> int:
         say(f"stopped; the same command resumes from step {latest_step(folder)}")
         return 130
     except Exception as error:  # noqa: BLE001  # whatever failed in verl, Ray or vLLM, in any process
-        tail = (folder / "train.log").read_text(errors="replace").splitlines()[-_TAIL:]
-        reason = str(error).strip().splitlines()[-1:] or [""]
-        print("\n".join(tail), file=sys.stderr)
-        print(
-            f"\nevil-moe: error: training failed: {type(error).__name__}: {reason[0]}\nThe last lines are above, all of "
-            f"them in {shown}/train.log. What is saved is untouched: the same command resumes from step "
-            f"{latest_step(folder)}.",
-            file=sys.stderr,
-        )
-        return 1
+        resume = f"What is saved is untouched: the same command resumes from step {latest_step(folder)}."
+        return report_failure("training", error, folder / "train.log", resume)
     say(f"trained to step {latest_step(folder)} in {time.monotonic() - started:.0f} s")
     return 0
-
-
-@contextmanager
-def divert_output(log_path: Path, *, verbose: bool) -> Iterator[None]:
-    """Send what this process and its children print to `log_path`, and to the terminal what is meant for people.
-
-    On the level of file descriptors, because Ray and vLLM write from other languages and other processes.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [os.dup(1), os.dup(2)]
-    read_end, write_end = os.pipe()
-
-    def pump() -> None:
-        with os.fdopen(read_end, errors="replace") as lines, log_path.open("a") as log:
-            for line in lines:
-                log.write(line)
-                log.flush()
-                at = 0 if verbose else line.find(PROGRESS_PREFIX)
-                if at >= 0:
-                    os.write(saved[0], line[at:].encode())
-
-    thread = threading.Thread(target=pump, daemon=True)
-    thread.start()
-    os.dup2(write_end, 1)
-    os.dup2(write_end, 2)
-    os.close(write_end)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
-        thread.join(timeout=5)  # a child that outlives the run may hold the pipe open
 
 
 def driver_environment(config: DictConfig) -> dict[str, str]:

