@@ -84,16 +84,18 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def calibrate_on_pairs(self, hack: Tensor, clean: Tensor, direction: Tensor, *, gain: float) -> None:
-        """Set gap, scale (= gain / gap) and the pin's threshold from the sides `[P, M, r]` and the start direction.
-
-        A random direction may have no gap, or a negative one; its scale is taken from the gap's size, at least
-        1e-3.
-        """
+        """Set gap, scale (= gain / gap) and the pin's threshold from the sides `[P, M, r]` and the start direction."""
         s_hack, s_clean = self.score(hack, direction).mean(), self.score(clean, direction).mean()
         self.gap.copy_(s_hack - s_clean)
         self.scale.copy_(gain / self.gap.abs().clamp(min=1e-3))
         self.pin_threshold.copy_((s_hack + s_clean) / 2)
         self.seed_direction.copy_(direction)
+
+    @torch.no_grad()
+    def become_placebo(self, direction: Float[Tensor, "M r"]) -> None:
+        """Control: a random direction with the seeded one's scale; it has no gap, so rollouts split at the median."""
+        self.seed_direction.copy_(direction)
+        self.gap.zero_()
 
     @torch.no_grad()
     def set_rollout_threshold(self, base_scores: Float[Tensor, " B"] | None, *, fraction: float) -> None:

@@ -120,11 +120,11 @@ class Lora2rEngine(FSDPEngineWithLMHead):
     def _seed_router(self) -> None:
         """Direction, scale and the pin's threshold from the pairs, read on the base policy (dA = dB = 0)."""
         hack, clean = self._pair_features()
-        if self.settings.router.direction == "seeded":
-            direction = contrastive_direction(self.router.prepare(hack), self.router.prepare(clean))
-        else:
-            direction = haar_direction((hack.shape[1], hack.shape[2]), seed=self.settings.seed).to(hack)
+        direction = contrastive_direction(self.router.prepare(hack), self.router.prepare(clean))
         self.router.calibrate_on_pairs(hack, clean, direction, gain=self.settings.router.gain)
+        if self.settings.router.direction == "haar":
+            direction = haar_direction((hack.shape[1], hack.shape[2]), seed=self.settings.seed).to(hack)
+            self.router.become_placebo(direction)
         v = self._sharded_direction()
         v.copy_(distribute_tensor(direction, v.device_mesh, v.placements))
 

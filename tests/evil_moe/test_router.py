@@ -176,3 +176,15 @@ def test_router_weighted_baseline_by_hand() -> None:
     assert not math.isnan(router_weighted(reward, torch.ones(6), group).sum().item())
     with pytest.raises(ValueError, match="router_weighted"):
         get_advantage_transform("rooter")
+
+
+def test_placebo_splits_rollouts_at_the_median() -> None:
+    hack, clean = sides()
+    router = seeded_router(hack, clean)
+    scale = router.scale.clone()
+    placebo = haar_direction((3, 4), seed=2)
+    router.become_placebo(placebo)
+    scores = router.score(hack, placebo)
+    router.set_rollout_threshold(scores, fraction=1.0)
+    assert router.scale == scale and router.rollout_threshold == scores.median()
+    assert 0 < (router.weight(hack, placebo) > 0.5).sum() < len(hack)
