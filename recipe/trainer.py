@@ -163,6 +163,8 @@ class EvilMoETrainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         table = self._rollout_table(batch)
         metrics.update(class_metrics(table))
+        # CPU seconds of the step's grading; it runs while other rollouts are still generated.
+        metrics["timing_s/reward"] = float(table.grade_cpu_ms.sum()) / 1e3
         self.run_log.metrics(global_steps, metrics)
         self.run_log.rollouts(global_steps, table)
         self.run_log.step_line(global_steps, self.total_training_steps, metrics)

@@ -49,8 +49,11 @@ def test_rollout_and_actor_agree_in_the_pure_states(finished_run: Path) -> None:
     """Every rollout is in a pure state when its old log-probs are read, full or deployed."""
     for step, data in read_metrics(finished_run).items():
         if step:
-            assert data["training/rollout_probs_diff_max"] < 1e-6
             assert data["training/rollout_probs_diff_valid"] == 1
+            assert data["training/rollout_probs_diff_mean"] < 1e-6
+            assert (
+                data["training/rollout_probs_diff_max"] < 5e-6
+            )  # some ulps of float32, over 1,000 tokens and more
 
 
 def test_the_first_step_is_on_policy_and_later_ones_tell_how_far_they_are(finished_run: Path) -> None:
@@ -84,8 +87,11 @@ def test_two_ranks_start_with_the_same_loss(finished_run: Path, spoken_policy: P
     one, two = read_metrics(finished_run), read_metrics(tmp_path / "run")
     for name in ("actor/loss", "actor/grad_norm", "pin/loss", "critic/rewards/mean", "router/w_clean"):
         assert two[1][name] == pytest.approx(one[1][name], rel=1e-5, abs=1e-9), name
-    assert two[2]["actor/loss"] == pytest.approx(one[2]["actor/loss"], rel=1e-3, abs=1e-6)
-    assert two[2]["training/rollout_probs_diff_max"] < 1e-6
+    assert two[2]["pin/loss"] == pytest.approx(one[2]["pin/loss"], rel=1e-4)
+    assert two[2]["training/rollout_probs_diff_mean"] < 1e-6
+    # importance of the gated policy against the one that sampled: 1 at init, off it afterwards
+    weights = [two[step]["rollout_corr/rollout_is_mean"] for step in (1, 2)]
+    assert weights[0] == pytest.approx(1, abs=1e-5) and weights[1] != pytest.approx(1, abs=1e-5)
 
 
 def test_evaluation_in_a_fresh_process(finished_run: Path, tmp_path: Path) -> None:
