@@ -79,9 +79,12 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 
 def test_two_ranks_start_with_the_same_loss(finished_run: Path, spoken_policy: Path, tmp_path: Path) -> None:
+    """The second run also takes the other road to old log-probs: one more forward, and verl's rollout correction."""
     command = train_command(
         spoken_policy, tmp_path / "run", "trainer.n_gpus_per_node=2", "trainer.test_freq=-1"
     )
+    command += ["evil_moe.old_log_prob=gated", "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"]
+    command += ["algorithm.rollout_correction.rollout_is=token"]
     command += ["trainer.total_training_steps=2", "trainer.val_before_train=false"]
     run_to_end(command, cwd=tmp_path)
     one, two = read_metrics(finished_run), read_metrics(tmp_path / "run")
