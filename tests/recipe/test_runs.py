@@ -17,8 +17,18 @@ pytestmark = pytest.mark.slow
 _NOISE = ("timing", "perf/", "memory", "mfu", "throughput", "grade_cpu_ms")
 
 
+# Comparisons with the log-probs that vLLM reports. Their last bits depend on which requests shared a batch, which is a
+# matter of timing; they are logged and, with old log-probs from the update, enter nothing else.
+_AGAINST_VLLM = ("rollout_corr/", "mismatch/", "rollout_probs_diff", "rollout_actor_probs")
+
+
 def computed(metrics: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if not any(part in key for part in _NOISE)}
+    """What must be the same to the last digit: rewards, advantages, losses, gradients, router, verdicts."""
+    return {
+        key: value
+        for key, value in metrics.items()
+        if not any(part in key for part in _NOISE + _AGAINST_VLLM)
+    }
 
 
 def test_a_run_leaves_a_whole_folder(finished_run: Path) -> None:
@@ -59,7 +69,7 @@ def test_rollout_and_actor_agree_in_the_pure_states(finished_run: Path) -> None:
 def test_the_first_step_is_on_policy_and_later_ones_tell_how_far_they_are(finished_run: Path) -> None:
     metrics = read_metrics(finished_run)
     # At init the adapter is the identity, so w changes nothing; afterwards the gated policy is another one.
-    assert abs(metrics[1]["mismatch/kl"]) < 1e-10
+    assert abs(metrics[1]["mismatch/kl"]) < 1e-8
     assert 0 < metrics[STEPS]["mismatch/kl"] < 1
     assert all(math.isclose(data["actor/ppo_kl"], 0, abs_tol=1e-9) for step, data in metrics.items() if step)
 
@@ -74,6 +84,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     whole, resumed = read_metrics(finished_run), read_metrics(tmp_path / "run")
     for step in range(1, STEPS + 1):
         assert computed(resumed[step]) == computed(whole[step]), f"step {step}"
+        assert resumed[step]["mismatch/kl"] == pytest.approx(whole[step]["mismatch/kl"], abs=1e-6)
     again = run_to_end(command, cwd=tmp_path)
     assert "nothing to train" in again
 
