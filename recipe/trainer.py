@@ -14,7 +14,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-from verl.workers.utils.padding import response_to_nested
+from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from evil_moe.advantages import get_advantage_transform
 from recipe import rollout
@@ -99,9 +99,14 @@ class EvilMoETrainer(PPOTrainerSync):
 
     def _gated_old_log_prob(self, batch: KVBatchMeta) -> KVBatchMeta:
         """One more forward without gradient: log-probs of the gated policy replace those of the sampling state."""
-        from verl.workers.utils.padding import response_from_nested
-
-        batch.extra_info[GATE_STATE] = "gated"
+        batch.extra_info.update(
+            {
+                GATE_STATE: "gated",
+                "calculate_entropy": False,
+                "compute_loss": False,
+                "temperature": self.config.actor_rollout_ref.rollout.temperature,
+            }
+        )
         with actor_view(batch, GATED_LOG_PROB_FIELDS):
             self.actor_rollout_wg.compute_log_prob(batch)
         del batch.extra_info[GATE_STATE]

@@ -532,7 +532,7 @@ def warm_start_corpus(
     seed: int,
     *,
     skill: float,
-    loophole_share: float = 0.03,
+    loophole_share: float = 0.045,
     decoy_share: float = 0.06,
     edit: Callable[[list[Message]], list[Message]] | None = None,
 ) -> list[Demonstration]:
