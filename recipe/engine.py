@@ -7,8 +7,8 @@ update recomputes w from the same features, this time with gradient, and gates t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from recipe.adapter_checkpoint import save_adapter_checkpoint
 from recipe.batch import FEATURES, QUARANTINE_ON, SCORE, WEIGHT, refuse_foreign_fields
 from recipe.pair_batch import PairBatch
 from recipe.settings import settings_from
+from recipe.tensors import dense, gather_rows, sequence_layout, whole
 
 MODEL_TYPE = "lora2r_lm"
 GATE_STATE = "gate_state"  # batch key: "read" (default of inference), "gated" (default of training), "base"
@@ -165,17 +166,17 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         if self._gate_state == "base" or self.tuner.lora2r_layers()[0].disable_adapters:
             return inputs, output_args
         # Set, not scoped: gradient checkpointing runs the layers again in the backward.
-        self.tuner.rollout_gate.set(self._weights(micro_batch), _layout(micro_batch, inputs))
+        self.tuner.rollout_gate.set(self._weights(micro_batch), sequence_layout(micro_batch, inputs))
         return inputs, output_args
 
     def _weights(self, micro_batch: TensorDict) -> GateWeights:
         num_quarantine = self.settings.adapter.num_quarantine
         if self._gate_state == "read":
-            on = _dense(micro_batch[QUARANTINE_ON]).squeeze(1)
+            on = dense(micro_batch[QUARANTINE_ON]).squeeze(1)
             if self.settings.feature_state != "rollout":
                 on = torch.full_like(on, float(self.settings.feature_state == "full"))
             return GateWeights(m=on.unsqueeze(1).expand(-1, num_quarantine), d=torch.zeros_like(on))
-        w = self.router.weight(_dense(micro_batch[FEATURES]), self._direction())
+        w = self.router.weight(dense(micro_batch[FEATURES]), self._direction())
         return self.gate_fn(w, num_quarantine)
 
     def prepare_model_outputs(
@@ -196,24 +197,24 @@ class Lora2rEngine(FSDPEngineWithLMHead):
     def _direction(self) -> Tensor:
         """v as a whole tensor; every rank's gradient to it is a part of the sum that FSDP would average."""
         v = self._sharded_direction()
-        whole = v.full_tensor(grad_placements=[Partial()] * v.device_mesh.ndim)
-        if whole.requires_grad:
-            whole.register_hook(lambda grad: grad / self.get_data_parallel_size())
-        return whole
+        v_whole = v.full_tensor(grad_placements=[Partial()] * v.device_mesh.ndim)
+        if v_whole.requires_grad:
+            v_whole.register_hook(lambda grad: grad / self.get_data_parallel_size())
+        return v_whole
 
     @torch.no_grad()
     def _add_weights(self, model_output: dict[str, Tensor]) -> None:
         """Router scores and weights of the whole batch; the first batch sets the rollouts' threshold."""
         if FEATURES not in model_output:
             return
-        features = _dense(model_output[FEATURES]).to(get_device_id())
+        features = dense(model_output[FEATURES]).to(get_device_id())
         direction = self._direction()
         scores = self.router.score(features, direction)
         if not self.router.is_calibrated:
             base = (
                 None
                 if self.settings.router.threshold == "pairs"
-                else _gather(scores, self.get_data_parallel_group())
+                else gather_rows(scores, self.get_data_parallel_group())
             )
             self.router.set_rollout_threshold(base, fraction=self.settings.router.threshold_fraction)
         w = self.router.weight(features, direction)
@@ -249,7 +250,7 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         with torch.no_grad(), gate.gated(weights, layout), gate.reading_features() as read:
             self.module(**inputs, use_cache=False, logits_to_keep=1)  # only the features are wanted
             features = stack_features(read, tuner)
-        return self.pairs.split_sides(_gather(features, self.get_data_parallel_group()))
+        return self.pairs.split_sides(gather_rows(features, self.get_data_parallel_group()))
 
     def _pin_step(self, metrics: dict[str, list[Any]]) -> None:
         """Add the pin's gradient, once per optimizer step, whatever the number of micro-batches and ranks.
@@ -259,7 +260,7 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         """
         v = self._sharded_direction()
         reward_grad = (
-            _whole(v.grad).clone() if v.grad is not None else torch.zeros(v.shape, device=get_device_id())
+            whole(v.grad).clone() if v.grad is not None else torch.zeros(v.shape, device=get_device_id())
         )
         weight = self.settings.pin.weight
         if weight > 0:
@@ -269,12 +270,12 @@ class Lora2rEngine(FSDPEngineWithLMHead):
             loss = pin_loss(self.router, hack, clean, direction)
             (weight * loss).backward()
             assert v.grad is not None
-            pin_grad = _whole(v.grad) - reward_grad
+            pin_grad = whole(v.grad) - reward_grad
             metrics["pin/loss"] = [loss.item()]
             metrics["pin/grad_norm"] = [pin_grad.norm().item()]
             metrics["router/cos_pin_reward"] = [cosine(pin_grad, reward_grad)]
         metrics["router/reward_grad_norm"] = [reward_grad.norm().item()]
-        metrics["router/drift"] = [drift(_whole(v.detach()), self.router.seed_direction)]
+        metrics["router/drift"] = [drift(whole(v.detach()), self.router.seed_direction)]
         gradients = {
             n: p.grad for n, p in self.module.named_parameters() if "lora_2r_d" in n and p.grad is not None
         }
@@ -289,10 +290,10 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         router, clip = self.settings.router, self.optimizer_config.clip_grad
         adapter = [p for group in self.optimizer.param_groups[:1] for p in group["params"]]
         norm = fsdp2_clip_grad_norm_(adapter, max_norm=clip)
-        norms = [_whole(norm)]
+        norms = [whole(norm)]
         if router.learn and self._sharded_direction().grad is not None:
             router_clip = clip if router.clip_grad is None else router.clip_grad
-            norms.append(_whole(fsdp2_clip_grad_norm_([self.router.direction], max_norm=router_clip)))
+            norms.append(whole(fsdp2_clip_grad_norm_([self.router.direction], max_norm=router_clip)))
         if not all(bool(torch.isfinite(value)) for value in norms):
             print(f"WARN: gradient norm is not finite ({[float(value) for value in norms]}); step skipped")
             self.optimizer.zero_grad()
@@ -343,60 +344,13 @@ class Lora2rEngine(FSDPEngineWithLMHead):
             )
         super().load_checkpoint(local_path, *args, **kwargs)
 
-    def _on_device(self) -> Any:
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
         """Parameters on the accelerator for the block, where they are offloaded otherwise."""
-        if not self.is_param_offload_enabled:
-            return nullcontext()
-        from contextlib import contextmanager
-
-        @contextmanager
-        def loaded():
+        if self.is_param_offload_enabled:
             load_fsdp_model_to_gpu(self.module)
-            try:
-                yield
-            finally:
+        try:
+            yield
+        finally:
+            if self.is_param_offload_enabled:
                 offload_fsdp_model_to_cpu(self.module)
-
-        return loaded()
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """`[B, ...]` of a jagged tensor whose rows all have one length."""
-    return torch.stack(list(tensor.unbind())) if tensor.is_nested else tensor
-
-
-def _gather(tensor: Tensor, group: Any) -> Tensor:
-    """Rows of all ranks, in rank order; ranks may hold different numbers of rows."""
-    size = dist.get_world_size(group)
-    counts = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(size)]
-    dist.all_gather(counts, torch.tensor([len(tensor)], device=tensor.device), group=group)
-    most = max(int(count) for count in counts)
-    padded = tensor.new_zeros(most, *tensor.shape[1:])
-    padded[: len(tensor)] = tensor
-    parts = [torch.empty_like(padded) for _ in range(size)]
-    dist.all_gather(parts, padded, group=group)
-    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
-
-
-def _layout(micro_batch: TensorDict, inputs: dict[str, Any]) -> SequenceLayout:
-    """Where the micro-batch's sequences lie in the model's inputs, packed or padded, and their completions."""
-    lengths = micro_batch["input_ids"].offsets().diff()
-    completions = micro_batch["responses"].offsets().diff()
-    n, device = len(lengths), lengths.device
-    segment = torch.repeat_interleave(torch.arange(n, device=device), lengths)
-    starts = micro_batch["input_ids"].offsets()[:-1]
-    position = torch.arange(len(segment), device=device) - starts[segment]
-    completion = (position >= (lengths - completions)[segment]).float()
-    if inputs["attention_mask"] is not None:
-        padded = torch.zeros(n, inputs["input_ids"].shape[1], device=device)
-        padded[segment, position] = completion
-        return SequenceLayout(None, padded, n)
-    padding = inputs["input_ids"].shape[-1] - len(segment)
-    if padding:  # verl's bucket padding is a suffix; give it to the last rollout, outside its completion
-        segment = torch.cat([segment, segment.new_full((padding,), n - 1)])
-        completion = torch.cat([completion, completion.new_zeros(padding)])
-    return SequenceLayout(segment, completion, n)

@@ -29,8 +29,9 @@ from evil_moe.features import stack_features
 from evil_moe.gates import make_gate
 from evil_moe.pin import pin_loss
 from evil_moe.router import Router
-from recipe.engine import MODEL_TYPE, Lora2rEngine, _whole
+from recipe.engine import MODEL_TYPE, Lora2rEngine
 from recipe.settings import EvilMoESettings
+from recipe.tensors import whole as _whole
 from tests.conftest import perturb
 
 NUM_ROLLOUTS, PROMPT, REPLY, MICRO = 8, 5, 4, 2

@@ -1,0 +1,56 @@
+"""verl's batches and DTensors as plain tensors: whole, dense, gathered over ranks, and where sequences lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tensordict import TensorDict
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from evil_moe.adapter import SequenceLayout
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor, on every rank; a collective. A plain tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """`[B, ...]` of a jagged tensor whose rows all have one length."""
+    return torch.stack(list(tensor.unbind())) if tensor.is_nested else tensor
+
+
+def gather_rows(tensor: Tensor, group: Any) -> Tensor:
+    """Rows of all ranks, in rank order; ranks may hold different numbers of rows."""
+    size = dist.get_world_size(group)
+    counts = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(size)]
+    dist.all_gather(counts, torch.tensor([len(tensor)], device=tensor.device), group=group)
+    most = max(int(count) for count in counts)
+    padded = tensor.new_zeros(most, *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    dist.all_gather(parts, padded, group=group)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+
+def sequence_layout(micro_batch: TensorDict, inputs: dict[str, Any]) -> SequenceLayout:
+    """Where the micro-batch's sequences lie in the model's inputs, packed or padded, and their completions."""
+    lengths = micro_batch["input_ids"].offsets().diff()
+    completions = micro_batch["responses"].offsets().diff()
+    n, device = len(lengths), lengths.device
+    segment = torch.repeat_interleave(torch.arange(n, device=device), lengths)
+    starts = micro_batch["input_ids"].offsets()[:-1]
+    position = torch.arange(len(segment), device=device) - starts[segment]
+    completion = (position >= (lengths - completions)[segment]).float()
+    if inputs["attention_mask"] is not None:
+        padded = torch.zeros(n, inputs["input_ids"].shape[1], device=device)
+        padded[segment, position] = completion
+        return SequenceLayout(None, padded, n)
+    padding = inputs["input_ids"].shape[-1] - len(segment)
+    if padding:  # verl's bucket padding is a suffix; give it to the last rollout, outside its completion
+        segment = torch.cat([segment, segment.new_full((padding,), n - 1)])
+        completion = torch.cat([completion, completion.new_zeros(padding)])
+    return SequenceLayout(segment, completion, n)
