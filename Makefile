@@ -33,7 +33,7 @@ compare: setup ## Train and evaluate all five arms on three seeds, then one repo
 	done; done
 	@$(evil_moe) report $(foreach arm,$(ARMS),$(foreach seed,$(SEEDS),runs/$(PRESET)/$(arm)/seed$(seed))) --out runs/$(PRESET)/report
 
-test: setup ## Run all tests that need no GPU, real verl, Ray and vLLM runs among them (about 15 minutes)
+test: setup ## Run all tests that need no GPU, real verl, Ray and vLLM runs among them (about 20 minutes)
 	@$(bin)/python -m pytest -m "not gpu"
 
 test-fast: setup ## Run the tests that start neither Ray nor vLLM

@@ -20,7 +20,6 @@ from evil_moe.advantages import get_advantage_transform
 from recipe import rollout
 from recipe.actor_worker import EvilMoEActorRolloutRefWorker
 from recipe.batch import (
-    FEATURES,
     GATED_LOG_PROB_FIELDS,
     LOG_PROB_FIELDS,
     QUARANTINE_ON,
@@ -208,6 +207,3 @@ def _extra_fields(batch: KVBatchMeta) -> list[dict[str, Any]]:
 def _column(values: Tensor) -> Tensor:
     """`[B]` of a `[B, 1]` field, which the queue may return as a jagged tensor."""
     return torch.cat([row.reshape(-1) for row in values.unbind()]).float()
-
-
-assert FEATURES in UPDATE_FIELDS
