@@ -38,8 +38,10 @@ from reward.sandbox import protocol, runner, sweep
 from reward.sandbox.protocol import SandboxLimits, Status
 
 _SETUPS_KEPT = 64
+_CALLS_KEPT = 256
 _RESULT_FD = 3
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+Calls = list[str] | list[types.CodeType]
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -58,6 +60,7 @@ class Server:
         self._pid, self._client = os.getpid(), os.getppid()
         self._jobs = 0
         self._setups: collections.OrderedDict[str, types.CodeType | None] = collections.OrderedDict()
+        self._calls: collections.OrderedDict[tuple[str, ...], Calls | None] = collections.OrderedDict()
 
     def serve(self) -> None:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -87,6 +90,10 @@ class Server:
 
     def _run(self, job: dict[str, typing.Any]) -> dict[str, object]:
         setup = self._compiled_setup(job["setup"])
+        if (
+            job["code"] is not None
+        ):  # without code the calls hold a response's values, so they are not ours to read
+            job["calls"] = self._compiled_calls(job["calls"])
         self._jobs += 1
         folder = os.path.join(self._scratch, str(self._jobs))
         os.makedirs(folder)
@@ -120,6 +127,24 @@ class Server:
             if len(self._setups) > _SETUPS_KEPT:
                 self._setups.popitem(last=False)
         return self._setups[source]
+
+    def _compiled_calls(self, calls: list[str]) -> Calls:
+        """The problem's calls, compiled from the second time on: rollouts of one problem come together, and
+        compiling a hundred calls costs a child more than all else it does for a short solution."""
+        key = tuple(calls)
+        if key not in self._calls:
+            self._calls[key] = None
+            if len(self._calls) > _CALLS_KEPT:
+                self._calls.popitem(last=False)
+            return calls
+        if (known := self._calls[key]) is None:
+            try:
+                known = [compile(call, "<call>", "eval", dont_inherit=True) for call in calls]
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                known = calls  # a child that evaluates it fails, and nothing else does
+            self._calls[key] = known
+            gc.freeze()  # a collection in a child would write on, and so copy, every page of it
+        return known
 
     def _relay(self, result_fd: int, supervisor: int, deadline_s: float) -> Status:
         """Pass the child's bytes on until it ends, or the time, the output or the client's patience does."""
