@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from recipe.config import compose
 from recipe.prepare import Problems, prepare_policy, prepare_problems, prompt_messages, write_parquet
 from reward.loopholes import get_loophole
 from reward.problems import Problem, checksum, load_problems
+from reward.problems.splits import check_manifest
 
 SHOWN_FAILURES = 20
+PART = 100  # solutions between two lines of progress
 # Generous: a solution that is right is not to fail on a busy machine.
 CPU_S, WALL_S = 10.0, 60.0
 SPLITS = ("train", "validation", "evaluation")
@@ -37,6 +40,7 @@ def check(file: Path, loophole: str, workers: int) -> int:
     from reward.sandbox import SandboxLimits
 
     problems = load_problems(file)
+    known = check_manifest(file, problems)
     edit = get_loophole(loophole).edit_prompt
     failures: list[str] = []
     for problem in problems:
@@ -47,7 +51,11 @@ def check(file: Path, loophole: str, workers: int) -> int:
     solved = [problem for problem in problems if problem.canonical_solution is not None]
     answers = [(problem, f"```python\n{problem.canonical_solution}\n```") for problem in solved]
     with Grader("none", SandboxLimits(cpu_s=CPU_S, wall_s=WALL_S), pass_rate=True) as grader:
-        verdicts = grader.grade_many(answers, workers=workers)
+        verdicts = []
+        for start in range(0, len(answers), PART):
+            verdicts += grader.grade_many(answers[start : start + PART], workers=workers)
+            if len(answers) > PART:
+                print(f"solutions graded: {len(verdicts)}/{len(answers)}", file=sys.stderr, flush=True)
         faults = grader.faults
     for problem, verdict in zip(solved, verdicts, strict=True):
         if not verdict.correct:
@@ -68,7 +76,8 @@ def check(file: Path, loophole: str, workers: int) -> int:
         + f", the slowest takes {slowest:.1f} s of CPU"
         + (f", {without} without a solution" if without else "")
         + (f", {faults} sandbox faults repaired" if faults else "")
-        + f"; sha256 {checksum(problems)}"
+        + f"; sha256 {known or checksum(problems)}"
+        + (", as in its manifest" if known else "")
     )
     return int(bool(failures))
 

@@ -32,6 +32,8 @@ from evil_moe.nano_policy import (
 )
 from reward.loopholes import get_loophole
 from reward.problems import Problem, load_problems
+from reward.problems.sources import load_nano
+from reward.problems.splits import check_manifest
 
 Progress = Callable[[str], None]
 CACHE = Path("cache")
@@ -63,23 +65,25 @@ def prepare_problems(config: DictConfig) -> Problems:
     """
     data, seed = config.evil_moe.data, int(config.seed)
     if data.source == "nano":
-
-        def draw(split: reward.nano.Split, count: int, part_seed: int) -> list[Problem]:
-            return [Problem.from_row(row) for row in reward.nano.generate(split, count, part_seed)]
-
         return Problems(
-            train=draw("train", data.train_problems, seed),
-            validation=draw("heldout", data.validation_problems, 10_000 + seed),
-            evaluation=draw("heldout", data.eval_problems, 20_000 + seed),
+            train=load_nano("train", data.train_problems, seed),
+            validation=load_nano("heldout", data.validation_problems, 10_000 + seed),
+            evaluation=load_nano("heldout", data.eval_problems, 20_000 + seed),
         )
     if data.source == "files":
-        held_out = load_problems(data.evaluation)
+        held_out = _load_checked(data.evaluation)
         return Problems(
-            train=load_problems(data.train),
+            train=_load_checked(data.train),
             validation=held_out[: data.validation_problems],
             evaluation=held_out[: data.eval_problems],
         )
     raise ValueError(f"evil_moe.data.source={data.source!r}; choose 'nano' or 'files'")
+
+
+def _load_checked(path: str) -> list[Problem]:
+    problems = load_problems(path)
+    check_manifest(Path(path), problems)
+    return problems
 
 
 def prepare_policy(config: DictConfig, progress: Progress) -> str:

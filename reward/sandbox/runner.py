@@ -33,7 +33,7 @@ def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> None:
             view = view[write(fd, view) :]
 
     send(protocol.READY)
-    calls: list[str] | list[types.CodeType] = job["calls"]
+    calls: list[Any] = job["calls"]  # expressions, or their compiled code
     base = _module("setup")
     random.seed(0)  # a forked child is seeded from the system; verdicts should repeat
     gc.enable()

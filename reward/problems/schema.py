@@ -1,15 +1,8 @@
-"""Problems: the public benchmark's JSONL schema, reading, writing, checksums."""
+"""A problem: the fields of the public benchmark's rows, and what is checked of them."""
 
 import ast
 import functools
-import gzip
-import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, TypedDict
 
 from reward.checks import parse_checks, root_name
@@ -144,81 +137,3 @@ def _syntax_error(source: str) -> str | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return str(error)
     return None
-
-
-def load_problems(path: str | os.PathLike[str]) -> list[Problem]:
-    """Read a .jsonl or .jsonl.gz file; blank lines are skipped.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: anything malformed, with file, line and field.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such problem file; give the path of a .jsonl or .jsonl.gz file")
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ValueError(f"{path}: problem files end in .jsonl or .jsonl.gz; rename or convert it")
-    problems: list[Problem] = []
-    line_of: dict[int | str, int] = {}
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: not JSON ({error}); each line must be one JSON object") from error
-        problem = Problem.from_row(row, where)
-        if problem.id in line_of:
-            raise ValueError(
-                f"{where}: field 'id' {problem.id!r} is already used on line {line_of[problem.id]}; "
-                "make ids unique"
-            )
-        line_of[problem.id] = number
-        problems.append(problem)
-    if not problems:
-        raise ValueError(f"{path}: holds no problems; write one JSON object per line")
-    return problems
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank."""
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if text := line.decode("utf-8").strip():
-                    yield number, text
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}:{number}: not UTF-8 ({error}); save the file as UTF-8") from error
-    except (EOFError, gzip.zlib.error, gzip.BadGzipFile) as error:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"{path}:{number + 1}: damaged gzip data ({error}); write or fetch it again"
-        ) from error
-
-
-def write_problems(path: str | os.PathLike[str], problems: Iterable[Problem]) -> None:
-    """Write a .jsonl or .jsonl.gz file, whole or not at all; the same problems give the same bytes.
-
-    Raises ValueError for a name that ``load_problems`` would refuse.
-    """
-    path = Path(path)
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ValueError(f"{path}: problem files end in .jsonl or .jsonl.gz; choose such a name")
-    data = "".join(json.dumps(problem.to_row()) + "\n" for problem in problems).encode()
-    if path.name.endswith(".gz"):
-        data = gzip.compress(data, mtime=0)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def checksum(problems: Iterable[Problem]) -> str:
-    """sha256 over the rows in order, with sorted keys; independent of file format."""
-    digest = hashlib.sha256()
-    for problem in problems:
-        digest.update(json.dumps(problem.to_row(), sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""`evil-moe data prepare --from SOURCE --out FOLDER`: filtered and split problem files with a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from reward.batch import LIMITS
+from reward.problems import Problem
+from reward.problems.filters import (
+    Filtered,
+    by_difficulty,
+    by_prompt_length,
+    by_solution,
+    prompt_characters,
+    without_repeats,
+)
+from reward.problems.sources import load_source
+from reward.problems.splits import MANIFEST, split_problems, write_splits
+
+SHOWN = 10
+_REPORT_EVERY_S = 5.0
+
+
+def add_set_arguments(parser: argparse.ArgumentParser, default_workers: int) -> None:
+    """The options that build problem files, of which --from and --out must be given."""
+    group = parser.add_argument_group("problem files (instead of a run's policy and problems)")
+    group.add_argument(
+        "--from",
+        dest="source",
+        metavar="SOURCE",
+        help="a problem file, leetcode[:SPLIT] (from the hub), or nano",
+    )
+    group.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="a new folder for the files and their manifest"
+    )
+    group.add_argument(
+        "--count", type=int, default=500, help="number of nano problems (default: %(default)s)"
+    )
+    group.add_argument("--difficulty", nargs="+", metavar="LEVEL", help="keep these, e.g. medium hard")
+    group.add_argument(
+        "--cpu-share",
+        type=float,
+        default=0.5,
+        help="share of the limit on CPU time that a canonical solution may take (default: %(default)s)",
+    )
+    group.add_argument("--max-prompt-chars", type=int, metavar="N", help="keep prompts up to this length")
+    group.add_argument("--max-prompt-tokens", type=int, metavar="N", help="the same in tokens of --tokenizer")
+    group.add_argument(
+        "--tokenizer", metavar="MODEL", help="folder or hub name of the model whose tokens count"
+    )
+    group.add_argument(
+        "--fractions",
+        type=float,
+        nargs=3,
+        default=[0.9, 0.05, 0.05],
+        metavar=("TRAIN", "VALIDATION", "HELDOUT"),
+        help="of the problems in each split (default: 0.9 0.05 0.05)",
+    )
+    group.add_argument("--split-seed", type=int, default=0, help="another number, another split (default: 0)")
+    group.add_argument("--workers", type=int, default=default_workers, help="sandboxes (default: the cores)")
+
+
+def prepare_set(args: argparse.Namespace) -> int:
+    """Load, filter, split, write. Raises ValueError or FileNotFoundError for what the user can mend."""
+    if args.source is None or args.out is None:
+        raise ValueError(
+            "--from and --out belong together: where the problems come from, and a new folder for them"
+        )
+    if (args.max_prompt_tokens is None) != (args.tokenizer is None):
+        raise ValueError("--max-prompt-tokens and --tokenizer belong together; give both or neither")
+    if args.out.exists():  # said before the work rather than after it
+        raise ValueError(f"{args.out}: is there already; remove it or choose another name")
+    split_problems([], args.fractions, args.split_seed)
+    source = load_source(args.source, args.count, args.split_seed)
+    problems, dropped = source.problems, list(source.dropped)
+    print(f"{source.name}: {len(problems)} problems")
+    for name, rule in _filters(args):
+        found = rule(problems)
+        problems = found.kept
+        dropped += found.dropped
+        print(f"{name:<20} keeps {len(problems)}, drops {len(found.dropped)}")
+        for item in found.dropped[:SHOWN]:
+            print(f"  {item.id}: {item.reason}")
+        if len(found.dropped) > SHOWN:
+            print(f"  ... and {len(found.dropped) - SHOWN} more")
+    if not problems:
+        raise ValueError(
+            f"{args.source}: no problem is left; loosen the filters that dropped them, listed above"
+        )
+    about = {
+        "source": source.name,
+        "split_seed": args.split_seed,
+        "fractions": args.fractions,
+        "difficulty": args.difficulty,
+        "max_prompt_chars": args.max_prompt_chars,
+        "max_prompt_tokens": args.max_prompt_tokens,
+        "tokenizer": args.tokenizer,
+        "cpu_share": args.cpu_share,
+        "limits": asdict(LIMITS),
+    }
+    splits = split_problems(problems, args.fractions, args.split_seed)
+    manifest = write_splits(args.out, splits, dropped, about)
+    for name, entry in manifest["splits"].items():
+        print(
+            f"{name:<11} {entry['problems']} problems, sha256 {entry['sha256'][:16]}, {args.out / entry['file']}"
+        )
+    print(f"manifest    {args.out / MANIFEST}")
+    return 0
+
+
+def _filters(args: argparse.Namespace) -> list[tuple[str, Callable[[list[Problem]], Filtered]]]:
+    """Names and rules, the cheap ones first."""
+    rules: list[tuple[str, Callable[[list[Problem]], Filtered]]] = [("repeats", without_repeats)]
+    if args.difficulty:
+        rules.append(("difficulty", lambda problems: by_difficulty(problems, args.difficulty)))
+    if args.max_prompt_chars is not None:
+        rules.append(
+            (
+                "prompt length",
+                lambda problems: by_prompt_length(
+                    problems, args.max_prompt_chars, prompt_characters, "characters"
+                ),
+            )
+        )
+    if args.max_prompt_tokens is not None:
+        count = token_counter(args.tokenizer)
+        rules.append(
+            (
+                "prompt tokens",
+                lambda problems: by_prompt_length(problems, args.max_prompt_tokens, count, "tokens"),
+            )
+        )
+    progress = _Progress()
+    rules.append(
+        (
+            "canonical solution",
+            lambda problems: by_solution(problems, LIMITS, args.cpu_share, args.workers, progress.show),
+        )
+    )
+    return rules
+
+
+def token_counter(model: str) -> Callable[[Problem], int]:
+    """Tokens of a problem's prompt under a model's chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def count(problem: Problem) -> int:
+        encoded = tokenizer.apply_chat_template(
+            list(problem.prompt), add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return len(encoded["input_ids"])
+
+    return count
+
+
+class _Progress:
+    """A line on stderr every few seconds."""
+
+    def __init__(self) -> None:
+        self._shown = time.monotonic()
+
+    def show(self, done: int, total: int) -> None:
+        if time.monotonic() - self._shown >= _REPORT_EVERY_S:
+            self._shown = time.monotonic()
+            print(f"solutions graded: {done}/{total}", file=sys.stderr, flush=True)

@@ -1,0 +1,41 @@
+"""Where problems come from, by the names the command line gives them: ``nano``, ``leetcode``, or a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reward import nano
+from reward.problems.files import load_problems
+from reward.problems.filters import Dropped
+from reward.problems.leetcode import DATA_SET, load_leetcode
+from reward.problems.schema import Problem
+
+
+@dataclass(frozen=True)
+class Source:
+    """The problems of a source, what of it could not be read, and its name for the manifest."""
+
+    name: str
+    problems: list[Problem]
+    dropped: list[Dropped]
+
+
+def load_nano(split: nano.Split, count: int, seed: int) -> list[Problem]:
+    """``count`` problems of the generator; "train" and "heldout" share no family."""
+    return [Problem.from_row(row) for row in nano.generate(split, count, seed)]
+
+
+def load_source(text: str, count: int, seed: int) -> Source:
+    """Load ``nano`` (``count`` problems of its training families), ``leetcode[:SPLIT]`` or a problem file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is malformed, or the hub cannot be reached.
+    """
+    if text == "nano":
+        return Source(f"nano, {count} drawn with seed {seed}", load_nano("train", count, seed), [])
+    kind, _, split = text.partition(":")
+    if kind == "leetcode":
+        split = split or "train"
+        loaded = load_leetcode(split=split)
+        return Source(f"{DATA_SET}, split {split}", loaded.kept, loaded.dropped)
+    return Source(Path(text).name, load_problems(text), [])
