@@ -10,6 +10,10 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipe.data_set import add_set_arguments, prepare_set
+from reward.command import GRADE_HELP, GRADE_NOTES, add_grade_arguments, run_grade
+from reward.sandbox import SandboxFault
+
 OUR_PACKAGES = ("evil_moe", "recipe", "reward")
 TRACEBACK_VARIABLE = "EVIL_MOE_TRACEBACK"
 USER_ERROR = 2
@@ -92,12 +96,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--step", type=int, help="export the checkpoint of this step (default: the last one)")
     export.set_defaults(handler=_export)
 
+    grade = command(commands, "grade", GRADE_HELP, GRADE_NOTES)
+    add_grade_arguments(grade)
+    grade.set_defaults(handler=run_grade)
+
     data = commands.add_parser("data", help="prepare, check or show problems").add_subparsers(
         dest="action", required=True, metavar="ACTION"
     )
     prepare = command(
-        data, "prepare", "build the policy and the problems of a run without training it", OVERRIDES
+        data,
+        "prepare",
+        "build the policy and the problems of a run without training it, or (--from, --out) problem files",
+        OVERRIDES,
     )
+    add_set_arguments(prepare, os.cpu_count() or 1)
     prepare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
     prepare.set_defaults(handler=_data_prepare)
     check = command(data, "check", "grade the canonical solution of every problem of a file in the sandbox")
@@ -203,6 +215,12 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _data_prepare(args: argparse.Namespace) -> int:
+    if args.source is not None or args.out is not None:
+        if args.overrides:
+            raise ValueError(
+                f"--from builds files for any run, so {' '.join(args.overrides)} has no use; leave it out"
+            )
+        return prepare_set(args)
     from recipe.data_commands import prepare
 
     return prepare(args.overrides)
@@ -240,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return int(args.handler(args))
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, FileNotFoundError, RuntimeError, SandboxFault) as error:
         if os.environ.get(TRACEBACK_VARIABLE) == "1" or not _is_ours(error):
             raise
         print(f"evil-moe: error: {' '.join(str(error).split())}", file=sys.stderr)
