@@ -18,7 +18,7 @@ class RolloutTable:
 
     Attributes:
         adapter: `full` or `deployed`. w, score: of the router. reward: as trained on.
-        solve, loophole, hack, compile: 0 or 1, the grader's; faults, grade_cpu_ms: of the sandbox.
+        solve, loophole, hack, compile: 0 or 1, the grader's. faults, grade_cpu_ms: of the sandbox, on this rollout.
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("solve", "loophole", "hack", "compile", "faults", "grade_cpu_ms")
@@ -74,6 +74,6 @@ def class_metrics(table: RolloutTable) -> dict[str, float]:
     by_loophole = weight_by_class(w, loophole)
     out["router/w_loophole"], out["router/w_clean"] = by_loophole["w_hack"], by_loophole["w_clean"]
     out["router/w_hack"] = weight_by_class(w, hack)["w_hack"]
-    out["sandbox/faults"] = float(table.faults.max())
+    out["sandbox/faults"] = float(table.faults.sum())
     out["sandbox/grade_cpu_ms"] = float(table.grade_cpu_ms.mean())
     return out

@@ -1,8 +1,17 @@
-"""The sandbox as Ray actors. Kept apart from verl, whose imports would cost each actor ten seconds."""
+"""The sandbox as Ray actors, and the pool of them that a reward worker grades with.
+
+Three things fail on their own and are told apart from a wrong answer: a fork server (its client starts another and
+repeats the job), an actor (Ray starts another; the pool repeats the case), and an actor that hangs (the pool kills it,
+which makes it the second kind). Each is counted, by all reward workers of a run together, and past `max_faults` the
+run stops. Kept apart from verl, whose imports would cost each actor ten seconds.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -10,8 +19,22 @@ import ray
 from recipe.settings import RewardSettings
 from reward.grader import Grader
 from reward.problems import Problem
-from reward.sandbox import SandboxLimits
+from reward.sandbox import SandboxFault, SandboxLimits
 from reward.verdict import RewardConfig
+
+MAX_ATTEMPTS = 3
+PATIENCE_S = 600.0  # far above the time that a case and those queued before it can take within their limits
+REVIVAL_S = 60.0
+
+
+@dataclass(frozen=True)
+class Graded:
+    """verdict: the flat row, None if the sandbox failed for good, which ``reason`` then tells. faults: failures of the
+    sandbox on this case, repaired ones included."""
+
+    verdict: dict[str, Any] | None
+    faults: int
+    reason: str = ""
 
 
 def limits_from(settings: RewardSettings) -> SandboxLimits:
@@ -29,21 +52,100 @@ class SandboxActor:
             reward=RewardConfig(compile=settings.compile, pays=settings.pays),
         )
 
-    def grade(self, problem_json: str, response: str) -> dict[str, Any]:
-        """Verdict of one response as a flat row.
+    def ready(self) -> bool:
+        """True, once the actor runs."""
+        return True
+
+    def grade(self, problem_json: str, response: str) -> Graded:
+        """Grade one response. Raises ValueError for a broken problem."""
+        before = self.grader.faults
+        try:
+            verdict = self.grader.grade(Problem.from_row(json.loads(problem_json)), response).to_row()
+        except SandboxFault as fault:
+            return Graded(None, self.grader.faults - before, str(fault))
+        return Graded(verdict, self.grader.faults - before)
+
+
+class FaultCounter:
+    """Faults of a run since it started, over all its reward workers."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, count: int) -> int:
+        """Count more; the new total."""
+        self.total += count
+        return self.total
+
+
+class SandboxPool:
+    """One reward worker's view of the run's sandbox actors: the first caller starts them, all share them."""
+
+    def __init__(self, mode: str, settings: RewardSettings):
+        self.max_faults = settings.max_faults
+        shared: dict[str, Any] = {"get_if_exists": True, "num_cpus": 0, "max_restarts": -1}
+        self.counter = ray.remote(FaultCounter).options(name=f"evil_moe_faults_{mode}", **shared).remote()
+        actor = ray.remote(SandboxActor)
+        self.actors = [
+            actor.options(name=f"evil_moe_sandbox_{mode}_{i}", **shared).remote(mode, settings)
+            for i in range(settings.workers)
+        ]
+        self._free: asyncio.Queue[Any] = asyncio.Queue()
+        for handle in self.actors:
+            self._free.put_nowait(handle)
+
+    async def grade(self, problem_json: str, response: str) -> Graded:
+        """Grade one case on the first actor that is free; the verdict is never None.
 
         Raises:
-            SandboxFault: the sandbox itself failed, several times.
+            RuntimeError: more faults in the run than `evil_moe.reward.max_faults`, or a case that no attempt could
+                grade.
+            ValueError: the problem is broken.
         """
-        return self.grader.grade(Problem.from_row(json.loads(problem_json)), response).to_row()
+        faults = 0
+        for _ in range(MAX_ATTEMPTS):
+            actor = await self._free.get()
+            try:
+                graded = await self._attempt(actor, problem_json, response)
+            finally:
+                self._free.put_nowait(actor)
+            faults += graded.faults
+            if graded.faults:
+                await self._count(graded)
+            if graded.verdict is not None:
+                return Graded(graded.verdict, faults)
+        raise RuntimeError(_message(f"failed in {MAX_ATTEMPTS} attempts at one rollout", graded.reason))
+
+    async def _attempt(self, actor: Any, problem_json: str, response: str) -> Graded:
+        try:
+            return await asyncio.wait_for(actor.grade.remote(problem_json, response), PATIENCE_S)
+        except TimeoutError:
+            ray.kill(actor, no_restart=False)
+            reason = f"an actor did not answer in {PATIENCE_S:.0f} s and was killed"
+        except ray.exceptions.RayActorError as error:
+            reason = f"an actor died: {error}"
+        await self._revive(actor, reason)
+        return Graded(None, 1, reason)
+
+    async def _revive(self, actor: Any, reason: str) -> None:
+        """Wait until Ray has replaced the actor; until then calls to it fail at once."""
+        deadline = time.monotonic() + REVIVAL_S
+        while True:
+            try:
+                await asyncio.wait_for(actor.ready.remote(), REVIVAL_S)
+                return
+            except (TimeoutError, ray.exceptions.RayActorError) as error:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(_message(f"was not replaced in {REVIVAL_S:.0f} s", reason)) from error
+                await asyncio.sleep(0.2)
+
+    async def _count(self, graded: Graded) -> None:
+        total = await self.counter.add.remote(graded.faults)
+        if total > self.max_faults:
+            what = f"failed {total} times (evil_moe.reward.max_faults={self.max_faults})"
+            raise RuntimeError(_message(what, graded.reason))
 
 
-def sandbox_pool(mode: str, settings: RewardSettings) -> list[Any]:
-    """Handles of the run's sandbox actors; the first caller starts them, and Ray restarts one that dies."""
-    remote = ray.remote(SandboxActor)
-    return [
-        remote.options(
-            name=f"evil_moe_sandbox_{mode}_{i}", get_if_exists=True, num_cpus=0, max_restarts=-1
-        ).remote(mode, settings)
-        for i in range(settings.workers)
-    ]
+def _message(what: str, reason: str) -> str:
+    last = f"Last: {reason}. " if reason else ""
+    return f"the sandbox {what}; a failure is never graded as wrong, so the run stops. {last}`evil-moe doctor` probes the sandbox."

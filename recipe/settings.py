@@ -147,6 +147,10 @@ class EvilMoESettings:
         one_of("old_log_prob", self.old_log_prob, OLD_LOG_PROBS)
         one_of("router.direction", self.router.direction, DIRECTIONS)
         one_of("router.threshold", self.router.threshold, THRESHOLDS)
+        if self.reward.workers < 1:
+            raise ValueError(f"evil_moe.reward.workers={self.reward.workers}: grading needs at least 1")
+        if self.reward.max_faults < 0:
+            raise ValueError(f"evil_moe.reward.max_faults={self.reward.max_faults} must not be negative")
         if not 0 <= self.rollout.deployed_share <= 1:
             raise ValueError(
                 f"evil_moe.rollout.deployed_share={self.rollout.deployed_share} must lie in [0, 1]"
