@@ -1,30 +1,57 @@
 """Running jobs in a fork server, and telling a failure of the program from a failure of the sandbox.
 
-What is covered: CPU time per process, wall time, address space per process, size of each file, open files,
-result size, stdin/stdout/stderr, inherited descriptors, the environment; an own session and an empty scratch
-folder per job; no new privileges; every descendant killed and reaped after the job, also one that made itself
-a daemon; the server's death or stop, noticed and repaired.
+Layers (``layers/``; each is tried when a server starts, ``Sandbox.layers`` and ``evil-moe doctor`` tell the
+outcome) and what they take from a job:
 
-What is not covered (a later layer adds user ids, namespaces, seccomp and Landlock): a job runs as the user of
-this process. It can read and write any file this user can, use the network, and signal, trace or read other
-processes of this user beyond its direct parent (as root: any process). Memory and CPU limits count per
-process, so as root, who may fork, a job can use a multiple of them within the wall time. Processes of a job
-whose server was killed while it ran die with the server only if they did not detach themselves.
+    limits           CPU seconds, memory, size of a file, open files, core dumps
+    no_new_privs     privileges by executing a program
+    leash            outliving the server; leaving the process group that is killed at the end
+    seccomp          an allow-list of system calls: no sockets, no process or thread, no execve, no signal to
+                     others, no tracing, no mounts, no namespaces, no memory outside the limits
+    private_root     every file but Python's library, without installed packages; no /proc, /sys, /tmp; a
+                     scratch folder in memory with ``scratch_mib`` bytes and 10,000 files
+    landlock         the same files, by allow-list, where no private root can be made; no TCP; no signals
+    user             the grader's user: another uid and gid, no groups
+    capabilities     the powers of root
+    user_, pid_, net_, ipc_, uts_namespace
+                     what lies outside: processes, network, shared memory
+
+and without layers: an own environment and no inherited descriptor; result bytes, their number of lines and
+the wall time bounded here; the server's memory wiped of jobs and results between jobs; every process of a job
+killed and reaped; a server that dies or stalls replaced.
+
+The minimum is limits, no_new_privs, leash, seccomp, and private_root or landlock. Without it a sandbox
+refuses to run, unless ``SandboxLimits.allow_weak``. It is met by root, by root without capabilities and by an
+ordinary user, on Linux 5.13 with Landlock, or with user namespaces.
+
+Where a layer is missing:
+- no private_root: a job can see names, sizes and times of files (stat) anywhere; its scratch folder is looked
+  at every 0.1 s, so it may exceed ``scratch_mib`` by what a disk takes in that time.
+- no user: (an ordinary user, or Python's library not readable for others) the job shares the grader's user;
+  what keeps it from that user's files and processes is seccomp and private_root or landlock.
+
+What is not covered: faults of the kernel; side channels through time, caches and load, by which a job can
+learn about others on the machine; the job's own process, which it can rewrite at will (the parent believes
+nothing but data that it compares, see ``oracle``); use of its whole CPU and wall time by every response. A
+solution that starts a thread or a process fails, here as everywhere.
 """
-# ruff: noqa: PTH100, PTH120
 
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import IO, Any, TypeVar
 
 from reward.sandbox import protocol, sweep
+from reward.sandbox.calls import CallNumbers
+from reward.sandbox.isolation import missing_from_minimum
+from reward.sandbox.layers import LayerReport
 from reward.sandbox.protocol import Job, JobResult, SandboxLimits
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -40,11 +67,17 @@ for name in ("reward", "reward.sandbox"):
 from reward.sandbox.server import main
 main(*sys.argv[1:4])
 """
+_T = TypeVar("_T")
+_LINES = 16  # a job's lines beside two for each call; the first lines are the runner's own
 _GRACE_S = 15.0  # on top of wall_s, for the server to start, kill, reap and answer
 
 
 class SandboxFault(Exception):
     """The sandbox itself failed, repeatedly. Says nothing about the program that was to run."""
+
+
+class WeakSandbox(SandboxFault):
+    """Less isolation than the minimum can be had here."""
 
 
 class Sandbox:
@@ -57,8 +90,12 @@ class Sandbox:
         self.limits = limits or SandboxLimits()
         self.retries = retries
         self.faults = 0
-        self._server: subprocess.Popen[bytes] | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
         self._scratch = ""
+        self._hello: _Hello | None = None
+        self._setup: str | None = None  # the setup code that the server has
+        self._calls = CallNumbers()
         self._closed = False
 
     def __enter__(self) -> "Sandbox":
@@ -70,7 +107,11 @@ class Sandbox:
     @property
     def server_pid(self) -> int | None:
         """The process id of the server, None while none runs."""
-        return self._server.pid if self._server else None
+        return self._hello.pid if self._hello else None
+
+    def layers(self) -> tuple[LayerReport, ...]:
+        """What the server's probes of its layers of isolation found. Raises as ``run``."""
+        return self._attempt(lambda server: server.layers)
 
     def run_many(self, jobs: Iterable[Job]) -> list[JobResult]:
         """Run jobs one after the other; results in order. Raises SandboxFault."""
@@ -84,15 +125,19 @@ class Sandbox:
 
         Raises:
             SandboxFault: the sandbox failed on this job more than ``retries`` times.
+            WeakSandbox: (a SandboxFault) the minimum of isolation cannot be had, and ``limits.allow_weak`` is
+                not set.
             ValueError: this sandbox has been closed.
         """
+        return self._attempt(lambda server: self._exchange(job, keep_going))
+
+    def _attempt(self, action: "Callable[[_Hello], _T]") -> "_T":
+        """Start a server if none runs and do ``action``; once more after a fault."""
         if self._closed:
             raise ValueError("this Sandbox is closed; make a new one")
         for attempt in range(self.retries + 1):
             try:
-                if self._server is None:
-                    self._start()
-                return self._exchange(job, keep_going)
+                return action(self._hello or self._start())
             except (OSError, EOFError, _Broken) as error:
                 self.faults += 1
                 stderr = self._stop(kill=True)
@@ -112,11 +157,12 @@ class Sandbox:
         self._closed = True
         self._stop(kill=False)
 
-    def _start(self) -> None:
+    def _start(self) -> "_Hello":
+        """Start a server. Whatever is raised, ``_stop`` cleans up."""
         self._scratch = tempfile.mkdtemp(prefix="reward-sandbox-")
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the server)
         arguments = [_ROOT, self._scratch, json.dumps(asdict(self.limits))]
-        self._server = subprocess.Popen(
+        self._keeper = subprocess.Popen(
             [sys.executable, "-P", "-s", "-S", "-B", "-c", _BOOT, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -126,34 +172,69 @@ class Sandbox:
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "HOME": "/nonexistent"},
             start_new_session=True,  # a Ctrl-C at the terminal is for the client only
         )
+        assert self._keeper.stdout
+        kind, body = protocol.read_frame(self._keeper.stdout.fileno(), time.monotonic() + _GRACE_S)
+        if kind != protocol.HELLO:
+            raise _Broken(f"the server's first frame is of kind {kind!r}")
+        hello = json.loads(body)
+        layers = tuple(LayerReport(*row) for row in hello["layers"])
+        self._hello = _Hello(hello["pid"], os.pidfd_open(hello["pid"]), layers)
+        if not self.limits.allow_weak:
+            _require_minimum(layers)
+        return self._hello
 
     def _stop(self, kill: bool) -> str:
-        """End the server, if any; returns the end of what it wrote to stderr."""
-        server, self._server = self._server, None
-        if server is None:
+        """End the server, if any, and remove what ``_start`` made; returns the end of what it wrote to
+        stderr."""
+        keeper, hello = self._keeper, self._hello
+        self._keeper = self._hello = self._setup = None
+        self._calls = CallNumbers()
+        if keeper is not None:
+            assert keeper.stdin and keeper.stdout
+            if hello is not None:
+                if kill:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(hello.pidfd, signal.SIGKILL)
+                os.close(hello.pidfd)
+            elif kill:
+                keeper.kill()
+            with contextlib.suppress(BrokenPipeError):
+                keeper.stdin.close()
+            try:
+                keeper.wait(timeout=_GRACE_S)
+            except subprocess.TimeoutExpired:
+                keeper.kill()
+                keeper.wait()
+            keeper.stdout.close()
+        scratch, self._scratch = self._scratch, ""
+        if scratch:
+            sweep.remove_tree(scratch)
+        stderr, self._stderr = self._stderr, None
+        if stderr is None:
             return ""
-        assert server.stdin and server.stdout
-        if kill:
-            server.kill()
-        with contextlib.suppress(BrokenPipeError):
-            server.stdin.close()
-        try:
-            server.wait(timeout=_GRACE_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        server.stdout.close()
-        sweep.remove_tree(self._scratch)
-        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 2000))
-        text = self._stderr.read().decode(errors="replace").strip()
-        self._stderr.close()
-        return text
+        with stderr:
+            stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - 2000))
+            return stderr.read().decode(errors="replace").strip()
 
     def _exchange(self, job: Job, keep_going: Callable[[Any], bool] | None) -> JobResult:
-        assert self._server and self._server.stdin and self._server.stdout
-        to_server, from_server = self._server.stdin.fileno(), self._server.stdout.fileno()
+        assert self._keeper and self._keeper.stdin and self._keeper.stdout
+        to_server, from_server = self._keeper.stdin.fileno(), self._keeper.stdout.fileno()
         deadline_s = time.monotonic() + self.limits.wall_s + _GRACE_S
-        protocol.write_frame(to_server, protocol.JOB, json.dumps(asdict(job)).encode(), deadline_s)
+        fields = asdict(job)
+        setup = fields.pop("setup")
+        if setup != self._setup:
+            protocol.write_frame(to_server, protocol.SETUP, setup.encode(), deadline_s)
+            self._setup = setup
+        if job.code is not None and job.calls:
+            number, is_new = self._calls.number(job.calls)
+            if is_new:
+                protocol.write_frame(
+                    to_server, protocol.CALLS, json.dumps([number, job.calls]).encode(), deadline_s
+                )
+            if number:
+                fields["calls"] = number
+        protocol.write_frame(to_server, protocol.JOB, json.dumps(fields).encode(), deadline_s)
+        most_lines = _LINES + 2 * len(job.calls)
         rest, lines, stopped = bytearray(), list[Any](), False
         while True:
             kind, body = protocol.read_frame(from_server, deadline_s)
@@ -165,15 +246,37 @@ class Sandbox:
             if b"\n" not in body:
                 continue
             *whole, rest = rest.split(b"\n")
-            for line in map(_parse, whole):
+            for line in map(_parse, whole[: most_lines - len(lines)]):
                 lines.append(line)
-                if keep_going and not stopped and len(lines) > 1 and not keep_going(line):
+                if stopped or len(lines) < 2:
+                    continue
+                if len(lines) == most_lines or (keep_going and not keep_going(line)):
                     stopped = True
                     protocol.write_frame(to_server, protocol.STOP, b"", deadline_s)
         if not lines or lines[0] != protocol.READY:
             raise _Broken("the child ended before it was ready, so nothing of the job has run")
         end = json.loads(body)
         return JobResult(end["status"], tuple(lines[1:]), end["cpu_ms"], end["wall_ms"])
+
+
+@dataclass(frozen=True)
+class _Hello:
+    """What a server tells about itself, and a descriptor of its process."""
+
+    pid: int
+    pidfd: int
+    layers: tuple[LayerReport, ...]
+
+
+def _require_minimum(layers: tuple[LayerReport, ...]) -> None:
+    missing = missing_from_minimum(layers)
+    if missing:
+        found = "; ".join(f"{one.name}: {one.detail}" for one in layers if one.name in missing)
+        raise WeakSandbox(
+            f"the sandbox refuses to run untrusted code without {', '.join(sorted(missing))} ({found}). Use Linux "
+            "5.13 or later with Landlock, or allow user namespaces and seccomp in the container; or accept the "
+            "risk with SandboxLimits(allow_weak=True), evil_moe.reward.allow_weak=true"
+        )
 
 
 class _Broken(Exception):

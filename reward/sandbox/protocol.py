@@ -2,8 +2,12 @@
 
 Client and server exchange frames on two pipes: one kind byte, four length bytes (big endian), body.
 
-    client -> server   J  a job, JSON            S  stop the running job (ignored when none runs)
-    server -> client   L  bytes the child wrote  E  the end of the job, JSON    F  a fault, JSON string
+    client -> server   P  setup code of the jobs to come, UTF-8
+                       C  calls of jobs to come and their number, JSON (see ``calls``)
+                       J  a job without its setup, its calls or their number, JSON
+                       S  stop the running job (ignored when none runs)
+    server -> client   H  once: its process id and what its layers of isolation found, JSON
+                       L  bytes the child wrote  E  the end of the job, JSON    F  a fault, JSON string
 
 The child writes lines of JSON on its result pipe; the server passes them on unread, because after the
 response has started they may be forged. The lines written before the response starts cannot be: ``READY``,
@@ -19,7 +23,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-JOB, STOP, LINES, END, FAULT = b"J", b"S", b"L", b"E", b"F"
+SETUP, CALLS, JOB, STOP = b"P", b"C", b"J", b"S"
+HELLO, LINES, END, FAULT = b"H", b"L", b"E", b"F"
 READY = {"s": "ready"}
 SETUP_FAILED = {"s": "setup_failed"}
 NOT_COMPILED = {"s": "not_compiled"}
@@ -31,22 +36,28 @@ Status = Literal["exited", "timeout", "output", "stopped"]
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """Limits of one job. ``cpu_s`` is rounded up to whole seconds (the kernel's unit)."""
+    """Limits of one job, and whether it may run with less isolation than the minimum (see ``client``).
+
+    ``cpu_s`` is rounded up to whole seconds (the kernel's unit). ``scratch_mib`` bounds all files of a job
+    together, ``file_mib`` each.
+    """
 
     cpu_s: float = 4.0
     wall_s: float = 4.5
     memory_mib: int = 1024
     file_mib: int = 8
     output_kib: int = 1024
+    scratch_mib: int = 32
+    allow_weak: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("cpu_s", "wall_s", "memory_mib", "file_mib", "output_kib"):
+        for name in ("cpu_s", "wall_s", "memory_mib", "file_mib", "output_kib", "scratch_mib"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
                 raise ValueError(
                     f"SandboxLimits.{name} = {value!r}: must be a number above 0; give one, e.g. 4"
                 )
-        for name in ("memory_mib", "file_mib", "output_kib"):
+        for name in ("memory_mib", "file_mib", "output_kib", "scratch_mib"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"SandboxLimits.{name} = {getattr(self, name)!r}: must be a whole number")
 
@@ -80,13 +91,13 @@ class JobResult:
     wall_ms: float
 
 
-def write_frame(fd: int, kind: bytes, body: bytes, deadline_s: float | None = None) -> None:
+def write_frame(fd: int, kind: bytes, body: bytes | memoryview, deadline_s: float | None = None) -> None:
     """Write one frame whole. Raises OSError when the other side is gone, TimeoutError past the deadline."""
-    view = memoryview(_HEADER.pack(kind, len(body)) + body)
-    while view:
-        wait(fd, select.POLLOUT, deadline_s)
-        # a pipe that polls writable takes PIPE_BUF bytes without blocking
-        view = view[os.write(fd, view if deadline_s is None else view[: select.PIPE_BUF]) :]
+    for view in (memoryview(_HEADER.pack(kind, len(body))), memoryview(body)):
+        while view:
+            wait(fd, select.POLLOUT, deadline_s)
+            # a pipe that polls writable takes PIPE_BUF bytes without blocking
+            view = view[os.write(fd, view if deadline_s is None else view[: select.PIPE_BUF]) :]
 
 
 def read_frame(fd: int, deadline_s: float | None = None) -> tuple[bytes, bytes]:
@@ -94,6 +105,49 @@ def read_frame(fd: int, deadline_s: float | None = None) -> tuple[bytes, bytes]:
     deadline."""
     kind, size = _HEADER.unpack(_read_exactly(fd, _HEADER.size, deadline_s))
     return kind, _read_exactly(fd, size, deadline_s)
+
+
+class Buffer:
+    """Bytes on their way through the server, in one place, so that they can be wiped: what Python copies into
+    objects stays readable in the heap after they are gone, and the next job inherits the heap."""
+
+    def __init__(self, capacity: int = 0) -> None:
+        self._bytes = bytearray(capacity)
+        self._size = 0  # of what was read last
+        self._used = 0  # since the last wipe
+
+    def read_frame(self, fd: int) -> bytes:
+        """Read one frame's body into the buffer; returns its kind. Raises EOFError."""
+        kind, self._size = _HEADER.unpack(_read_exactly(fd, _HEADER.size, None))
+        if self._size > len(self._bytes):
+            self._bytes = bytearray(self._size)
+        self._used = self._size
+        view = memoryview(self._bytes)[: self._size]
+        while view:
+            count = os.readv(fd, [view])
+            if not count:
+                raise EOFError("the other side closed its pipe")
+            view = view[count:]
+        return bytes(kind)
+
+    def read_some(self, fd: int) -> int:
+        """Read what is there, at most the buffer's capacity; returns the number of bytes."""
+        self._size = os.readv(fd, [self._bytes])
+        self._used = max(self._used, self._size)
+        return self._size
+
+    def write_frame(self, fd: int, kind: bytes) -> None:
+        """Write what ``read_some`` read as one frame. Raises OSError when the other side is gone."""
+        write_frame(fd, kind, memoryview(self._bytes)[: self._size])
+
+    def text(self) -> str:
+        """The body of the frame. Copies it: call it on setup code or in a child."""
+        return self._bytes[: self._size].decode()
+
+    def wipe(self) -> None:
+        """Overwrite what was read."""
+        self._bytes[: self._used] = bytes(self._used)
+        self._used = 0
 
 
 def wait(fd: int, event: int, deadline_s: float | None) -> None:

@@ -23,7 +23,8 @@ from reward.sandbox import codec, protocol
 
 
 def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> None:
-    """Execute the setup, then the response, then the calls or the probe; a line on ``fd`` for each event."""
+    """Execute the setup, then the response, then the calls or the probe; a line on ``fd`` for each event.
+    READY has been sent."""
     # Everything needed after the response has run is bound here, before it.
     write, dumps, encode, compile_, eval_ = os.write, json.dumps, codec.encode, compile, eval
 
@@ -32,7 +33,6 @@ def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> None:
         while view:
             view = view[write(fd, view) :]
 
-    send(protocol.READY)
     calls: list[Any] = job["calls"]  # expressions, or their compiled code
     base = _module("setup")
     random.seed(0)  # a forked child is seeded from the system; verdicts should repeat

@@ -2,18 +2,21 @@
 
 Started by ``client`` as ``python -P -s -S -B -m reward.sandbox.server`` (in effect) with a clean environment.
 A fork of this process has the interpreter and the modules of the problems' setup code already loaded, so a
-job costs two forks instead of an interpreter start.
+job costs one fork instead of an interpreter start.
 
-    server -> supervisor (own session; a response that kills, stops or reads its parent meets this one)
-                  -> child (limits, scratch folder, result pipe; runs the response)
+    keeper (makes the user and pid namespaces; ends the server with the client, and cleans up after it)
+      -> server (makes the other layers of isolation)
+           -> child (isolated; runs the response)
+
+A child inherits this process's memory, so jobs and results pass through two buffers that are wiped: a
+response finds neither another response nor its results nor an expected value there. Setup codes and the problems'
+calls stay.
 """
-# Plain system calls between fork and response.
-# ruff: noqa: PTH103, PTH118
 
 import bisect  # noqa: F401  (the modules of setup codes, loaded once for all children)
 import collections
 import contextlib
-import ctypes
+import dataclasses
 import datetime  # noqa: F401
 import functools  # noqa: F401
 import gc
@@ -27,87 +30,76 @@ import random  # noqa: F401
 import re  # noqa: F401
 import resource
 import select
-import signal
 import string  # noqa: F401
 import sys
 import time
 import types
 import typing
 
-from reward.sandbox import protocol, runner, sweep
+from reward.sandbox import keeper, layers, protocol, runner, sweep
+from reward.sandbox.calls import CompiledCalls
+from reward.sandbox.isolation import Isolation, make_folder
+from reward.sandbox.layers import Place, kernel
 from reward.sandbox.protocol import SandboxLimits, Status
 
 _SETUPS_KEPT = 64
-_CALLS_KEPT = 256
 _RESULT_FD = 3
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
-Calls = list[str] | list[types.CodeType]
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"prctl({option}, {value}): {os.strerror(error)}")
+_RELAY_BYTES = 1 << 16
+_LOOK_S = 0.1  # between looks at the size of a scratch folder that no tmpfs bounds
 
 
 class Server:
     """Serves jobs one after the other until its client goes away."""
 
-    def __init__(self, read_fd: int, write_fd: int, scratch: str, limits: SandboxLimits) -> None:
+    def __init__(self, read_fd: int, write_fd: int, place: Place, isolation: Isolation) -> None:
         self._read_fd, self._write_fd = read_fd, write_fd
-        self._scratch, self._limits = scratch, limits
-        self._pid, self._client = os.getpid(), os.getppid()
+        self._place, self._isolation = place, isolation
+        self._devnull = os.open(os.devnull, os.O_RDWR)
         self._jobs = 0
+        self._setup: types.CodeType | None = None
         self._setups: collections.OrderedDict[str, types.CodeType | None] = collections.OrderedDict()
-        self._calls: collections.OrderedDict[tuple[str, ...], Calls | None] = collections.OrderedDict()
+        self._calls = CompiledCalls()
+        self._job, self._result = protocol.Buffer(), protocol.Buffer(_RELAY_BYTES)
 
     def serve(self) -> None:
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        _prctl(
-            _PR_SET_DUMPABLE, 0
-        )  # another user's (not root's) job cannot trace this process or read its memory
         gc.disable()
         gc.freeze()
         while True:
-            # A process forked by the client may hold our pipe open after the client died: look at both.
-            if not select.select([self._read_fd], [], [], 1.0)[0]:
-                if os.getppid() != self._client:
-                    return
-                continue
             try:
-                kind, body = protocol.read_frame(self._read_fd)
+                kind = self._job.read_frame(self._read_fd)
             except EOFError:
                 return
+            if kind == protocol.SETUP:
+                self._setup = self._compiled_setup(self._job.text())
+            if kind == protocol.CALLS:
+                self._calls.add(self._job.text())
+                gc.freeze()  # a collection in a child would write on, and so copy, every page of them
             if kind != protocol.JOB:
-                continue  # a stop that arrived after its job had ended
+                continue  # a stop may arrive after its job had ended
             try:
-                end = self._run(json.loads(body))
+                end = self._run()
             except OSError as error:
                 protocol.write_frame(self._write_fd, protocol.FAULT, json.dumps(str(error)).encode())
                 continue
             protocol.write_frame(self._write_fd, protocol.END, json.dumps(end).encode())
 
-    def _run(self, job: dict[str, typing.Any]) -> dict[str, object]:
-        setup = self._compiled_setup(job["setup"])
-        if (
-            job["code"] is not None
-        ):  # without code the calls hold a response's values, so they are not ours to read
-            job["calls"] = self._compiled_calls(job["calls"])
+    def _run(self) -> dict[str, object]:
         self._jobs += 1
-        folder = os.path.join(self._scratch, str(self._jobs))
-        os.makedirs(folder)
+        folder = os.path.join(self._place.jobs, str(self._jobs))
         result_fd, child_fd = os.pipe()
         cpu_before_s, started_s = _children_cpu_s(), time.monotonic()
         try:
-            supervisor = os.fork()
-            if supervisor == 0:
-                self._supervise(job, setup, child_fd, folder)
+            make_folder(self._place, folder)
+            child = os.fork()
+            if child == 0:
+                self._be_child(child_fd)
             try:
+                self._job.wipe()
                 os.close(child_fd)
-                status = self._relay(result_fd, supervisor, started_s + self._limits.wall_s)
+                status = self._relay(result_fd, child, started_s + self._place.limits.wall_s, folder)
             finally:
-                sweep.reap_all(supervisor)
+                sweep.reap_all(child)
+                self._result.wipe()
         finally:
             os.close(result_fd)
             sweep.remove_tree(folder)
@@ -128,28 +120,12 @@ class Server:
                 self._setups.popitem(last=False)
         return self._setups[source]
 
-    def _compiled_calls(self, calls: list[str]) -> Calls:
-        """The problem's calls, compiled from the second time on: rollouts of one problem come together, and
-        compiling a hundred calls costs a child more than all else it does for a short solution."""
-        key = tuple(calls)
-        if key not in self._calls:
-            self._calls[key] = None
-            if len(self._calls) > _CALLS_KEPT:
-                self._calls.popitem(last=False)
-            return calls
-        if (known := self._calls[key]) is None:
-            try:
-                known = [compile(call, "<call>", "eval", dont_inherit=True) for call in calls]
-            except (SyntaxError, ValueError, RecursionError, MemoryError):
-                known = calls  # a child that evaluates it fails, and nothing else does
-            self._calls[key] = known
-            gc.freeze()  # a collection in a child would write on, and so copy, every page of it
-        return known
-
-    def _relay(self, result_fd: int, supervisor: int, deadline_s: float) -> Status:
+    def _relay(self, result_fd: int, child: int, deadline_s: float, folder: str) -> Status:
         """Pass the child's bytes on until it ends, or the time, the output or the client's patience does."""
-        left = self._limits.output_kib * 1024
-        pidfd = os.pidfd_open(supervisor)
+        limits = self._place.limits
+        left = limits.output_kib * 1024
+        look_s = math.inf if self._place.private_root else _LOOK_S
+        pidfd = os.pidfd_open(child)
         try:
             poll = select.poll()
             for fd in (result_fd, self._read_fd, pidfd):
@@ -158,68 +134,43 @@ class Server:
                 wait_s = deadline_s - time.monotonic()
                 if wait_s <= 0:
                     return "timeout"
-                ready = dict(poll.poll(math.ceil(1e3 * wait_s)))
+                ready = dict(poll.poll(math.ceil(1e3 * min(wait_s, look_s))))
+                if not ready and sweep.tree_bytes(folder) > limits.scratch_mib << 20:
+                    return "output"
                 if self._read_fd in ready:
                     return "stopped"  # a stop frame, or the client is gone: serve() finds out which
                 if result_fd in ready:
-                    data = os.read(result_fd, 65536)
-                    left -= len(data)
+                    count = self._result.read_some(result_fd)
+                    left -= count
                     if left < 0:
                         return "output"
-                    if not data:
+                    if not count:
                         return "exited"
-                    protocol.write_frame(self._write_fd, protocol.LINES, data)
+                    self._result.write_frame(self._write_fd, protocol.LINES)
                 elif pidfd in ready:
                     return "exited"  # a stray descendant still holds the pipe
         finally:
             os.close(pidfd)
 
-    def _supervise(
-        self, job: dict[str, typing.Any], setup: types.CodeType | None, fd: int, folder: str
-    ) -> typing.NoReturn:
-        """In the forked supervisor: start the child and wait for it."""
+    def _be_child(self, fd: int) -> typing.NoReturn:
+        """In the forked child: isolate it, then run the job."""
         try:
-            os.setsid()
-            _die_with(self._pid)
-            me = os.getpid()
-            child = os.fork()
-            if child == 0:
-                _die_with(me)
-                self._isolate(fd, folder)
-                runner.run_job(job, setup, _RESULT_FD)
-            else:
-                os.closerange(0, 1 << 16)
-                os.waitpid(child, 0)
+            self._isolation.apply()
+            self._isolate_descriptors(fd)
+            os.write(_RESULT_FD, json.dumps(protocol.READY).encode() + b"\n")
+            job = json.loads(self._job.text())
+            self._calls.put_into(job)
+            runner.run_job(job, self._setup, _RESULT_FD)
+        except OSError as error:  # of the layers; the runner lets none through
+            os.write(2, f"a layer of isolation failed on a job: {error}\n".encode())
         finally:
             os._exit(0)  # never return into the server's loop, whatever happened
 
-    def _isolate(self, fd: int, folder: str) -> None:
-        os.dup2(fd, _RESULT_FD) if fd != _RESULT_FD else None
-        devnull = os.open(os.devnull, os.O_RDWR)
+    def _isolate_descriptors(self, fd: int) -> None:
+        os.dup2(fd, _RESULT_FD)
         for standard in (0, 1, 2):
-            os.dup2(devnull, standard)
+            os.dup2(self._devnull, standard)
         os.closerange(_RESULT_FD + 1, 1 << 16)
-        os.chdir(folder)
-        limits = self._limits
-        for kind, value in (
-            (resource.RLIMIT_CPU, math.ceil(limits.cpu_s)),
-            (resource.RLIMIT_AS, limits.memory_mib << 20),
-            (resource.RLIMIT_FSIZE, limits.file_mib << 20),
-            (resource.RLIMIT_NOFILE, 64),
-            (resource.RLIMIT_CORE, 0),
-            (resource.RLIMIT_NPROC, 0),  # no fork and no thread, except for root, whom the kernel exempts
-        ):
-            hard = resource.getrlimit(kind)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kind, (value, value))
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, also if that has just happened."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def _children_cpu_s() -> float:
@@ -236,11 +187,21 @@ def main(root: str, scratch: str, limits_json: str) -> None:
     devnull = os.open(os.devnull, os.O_RDWR)
     os.dup2(devnull, 0)
     os.dup2(devnull, 1)
-    try:
-        with contextlib.suppress(BrokenPipeError):  # the client died while we answered
-            Server(read_fd, write_fd, scratch, SandboxLimits(**json.loads(limits_json))).serve()
-    finally:
-        sweep.remove_tree(scratch)  # the client removes it too, but may have been killed
+    os.close(devnull)
+    os.chmod(scratch, 0o711)  # a job of another user may look up its own folder
+    place = Place(scratch, SandboxLimits(**json.loads(limits_json)), jobs=scratch)
+    isolation = Isolation(place)
+    isolation.start(layers.layers_before_fork())
+    place.host_pid = keeper.fork_server(scratch, (read_fd, write_fd))
+    place.server_pid = os.getpid()
+    kernel.prctl(kernel.CHILD_SUBREAPER, 1)
+    # A job of another user (not root) cannot trace this process or read its memory.
+    kernel.prctl(kernel.DUMPABLE, 0)
+    isolation.start(layers.layers_of_server())
+    hello = {"pid": place.host_pid, "layers": [dataclasses.astuple(one) for one in isolation.reports]}
+    protocol.write_frame(write_fd, protocol.HELLO, json.dumps(hello).encode())
+    with contextlib.suppress(BrokenPipeError):  # the client died while we answered
+        Server(read_fd, write_fd, place, isolation).serve()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,12 @@ LIMITS = SandboxLimits(cpu_s=2, wall_s=3, memory_mib=512, file_mib=4, output_kib
 GOOD = method("return 2 * x")
 
 FORGED_LINES = "\n".join(f'{{"i": {i}, "v": 0}}' for i in range(5))
+IS_OPEN = """
+import os
+def is_open(fd):
+    try: return bool(os.fstat(fd))
+    except OSError: return False
+"""
 ATTACKS = {
     "infinite loop at the top": fenced("while True: pass"),
     "infinite loop in the method": method("while True: pass"),
@@ -123,13 +129,11 @@ def test_the_child_has_nothing_of_ours(grader, monkeypatch):
         "__import__('os').environ.get('CANARY')": "None",
         "sorted(__import__('os').listdir('.'))": "[]",
         "__import__('sys').stdin.read()": "''",
-        "__import__('os').listdir('/proc/self/fd')[:4]": "['0', '1', '2', '3']",
-        "len(__import__('os').listdir('/proc/self/fd'))": "5",  # the fifth is the listing itself
-        "'NoNewPrivs:\\t1' in open('/proc/self/status').read()": "True",
+        "[fd for fd in range(64) if is_open(fd)]": "[0, 1, 2, 3]",
     }
     for expression, expected in checks.items():
         problem = make_problem(f"assert Solution().double(1) == {expected}")
-        assert grader.grade(problem, method(f"return {expression}")).correct, expression
+        assert grader.grade(problem, method(f"return {expression}", IS_OPEN)).correct, expression
 
 
 def test_reference_attacks(shared_data, attacks, tidy_tmp):
