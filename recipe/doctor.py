@@ -18,12 +18,12 @@ from recipe.doctor_checks import (
     check_python,
     check_ray,
     check_run_dir,
-    check_sandbox,
     check_versions,
     check_vllm,
     check_wandb,
 )
 from recipe.doctor_memory import check_memory
+from recipe.doctor_sandbox import check_sandbox
 from recipe.main_train import driver_environment
 from recipe.settings import settings_from
 

@@ -1,4 +1,4 @@
-"""The checks of `evil-moe doctor`. Each looks and starts nothing; the sandbox alone is tried for real."""
+"""The checks of `evil-moe doctor`. Each looks and starts nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from packaging.requirements import Requirement
 from recipe.checks import check_config, check_platform, check_verl
 from recipe.main_train import driver_environment
 from recipe.run_folder import latest_step
-from recipe.settings import EvilMoESettings
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 RAY_TIMEOUT_S = 3.0
@@ -264,35 +263,3 @@ def check_wandb(config: DictConfig) -> Finding:
     mode = driver_environment(config).get("WANDB_MODE", os.environ.get("WANDB_MODE", "online"))
     where = f"kept in {config.evil_moe.run_dir}/wandb; upload with `wandb login` and `wandb sync`"
     return Finding("wandb", OK, "logged in" if mode == "online" else f"{mode}: {where}")
-
-
-def check_sandbox(settings: EvilMoESettings) -> Finding:
-    """Grade a right and a wrong answer with the run's limits."""
-    from recipe.sandbox_actor import limits_from
-    from reward.grader import Grader
-    from reward.problems import Problem
-    from reward.sandbox import SandboxFault
-
-    problem = Problem(
-        id=0,
-        prompt=[{"role": "user", "content": "Add."}],
-        question="Add.",
-        func_name="Solution().add",
-        setup_code="",
-        gt_answer=("assert Solution().add(1, 2) == 3",),
-    )
-    answers = (
-        f"```python\nclass Solution:\n    def add(self, a, b):\n        return a {sign} b\n```"
-        for sign in "+-"
-    )
-    try:
-        with Grader("none", limits=limits_from(settings.reward)) as grader:
-            right, wrong = (grader.grade(problem, answer) for answer in answers)
-    except SandboxFault as error:
-        return Finding(
-            "sandbox", FAIL, str(error), "check that this user may start processes and set limits (ulimit -a)"
-        )
-    if not right.correct or wrong.correct:
-        text = f"a right answer was graded {right.correct}, a wrong one {wrong.correct}"
-        return Finding("sandbox", FAIL, text, "raise evil_moe.reward.cpu_s, wall_s and memory_mib")
-    return Finding("sandbox", OK, f"grades right and wrong apart, {right.cpu_ms:.0f} ms CPU an answer")

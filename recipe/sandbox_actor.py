@@ -39,7 +39,12 @@ class Graded:
 
 def limits_from(settings: RewardSettings) -> SandboxLimits:
     """The sandbox's limits as configured."""
-    return SandboxLimits(cpu_s=settings.cpu_s, wall_s=settings.wall_s, memory_mib=settings.memory_mib)
+    return SandboxLimits(
+        cpu_s=settings.cpu_s,
+        wall_s=settings.wall_s,
+        memory_mib=settings.memory_mib,
+        allow_weak=settings.allow_weak,
+    )
 
 
 class SandboxActor:

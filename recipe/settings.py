@@ -95,7 +95,10 @@ class RolloutSettings:
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """Terms of the reward, limits of the sandbox, and how many sandbox faults a run may have before it stops."""
+    """Terms of the reward, limits of the sandbox, and how many sandbox faults a run may have before it stops.
+
+    `allow_weak` lets it run with less isolation than the minimum that `reward.sandbox.client` states.
+    """
 
     compile: float = 0.5
     pays: float = 3.0
@@ -104,6 +107,7 @@ class RewardSettings:
     memory_mib: int = 1024
     workers: int = 1
     max_faults: int = 20
+    allow_weak: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,17 @@
 """A fork server that runs untrusted Python: see ``client`` for what it covers and what it does not."""
 
 from reward.sandbox.client import Sandbox, SandboxFault, WeakSandbox
+from reward.sandbox.isolation import missing_from_minimum
 from reward.sandbox.layers import LayerReport
 from reward.sandbox.protocol import Job, JobResult, SandboxLimits
 
-__all__ = ["Job", "JobResult", "LayerReport", "Sandbox", "SandboxFault", "SandboxLimits", "WeakSandbox"]
+__all__ = [
+    "Job",
+    "JobResult",
+    "LayerReport",
+    "Sandbox",
+    "SandboxFault",
+    "SandboxLimits",
+    "WeakSandbox",
+    "missing_from_minimum",
+]

@@ -12,7 +12,8 @@ import pytest
 import reward.nano
 from recipe import cli
 from recipe.config import compose
-from recipe.doctor_checks import FAIL, OK, check_data, check_ray, check_run_dir, check_sandbox
+from recipe.doctor_checks import FAIL, OK, check_data, check_ray, check_run_dir
+from recipe.doctor_sandbox import check_sandbox
 from recipe.settings import settings_from
 from reward.problems import Problem, write_problems
 from tests.conftest import ROOT
