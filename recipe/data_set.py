@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from reward.batch import LIMITS
@@ -63,6 +63,11 @@ def add_set_arguments(parser: argparse.ArgumentParser, default_workers: int) -> 
     )
     group.add_argument("--split-seed", type=int, default=0, help="another number, another split (default: 0)")
     group.add_argument("--workers", type=int, default=default_workers, help="sandboxes (default: the cores)")
+    group.add_argument(
+        "--allow-weak",
+        action="store_true",
+        help="run solutions also where the sandbox lacks its minimum of isolation",
+    )
 
 
 def prepare_set(args: argparse.Namespace) -> int:
@@ -135,11 +140,11 @@ def _filters(args: argparse.Namespace) -> list[tuple[str, Callable[[list[Problem
                 lambda problems: by_prompt_length(problems, args.max_prompt_tokens, count, "tokens"),
             )
         )
-    progress = _Progress()
+    progress, limits = _Progress(), replace(LIMITS, allow_weak=args.allow_weak)
     rules.append(
         (
             "canonical solution",
-            lambda problems: by_solution(problems, LIMITS, args.cpu_share, args.workers, progress.show),
+            lambda problems: by_solution(problems, limits, args.cpu_share, args.workers, progress.show),
         )
     )
     return rules

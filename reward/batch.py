@@ -6,7 +6,7 @@ these null but ``mode`` and ``fault``: it is no verdict, least of all "wrong".
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,13 +92,12 @@ def grade_rows(
     rows: Iterable[ResponseRow],
     workers: int = 1,
     limits: SandboxLimits = LIMITS,
-    make_sandbox: Callable[[SandboxLimits], Sandbox] = Sandbox,
 ) -> Iterator[dict[str, Any]]:
     """A verdict row for every response row, in order; memory does not grow with their number.
 
     Raises ValueError for workers < 1; nothing that a response contains raises.
     """
-    return each_in_sandbox(_grade, rows, workers, lambda: make_sandbox(limits))
+    return each_in_sandbox(_grade, rows, workers, limits)
 
 
 def _grade(sandbox: Sandbox, row: ResponseRow) -> dict[str, Any]:

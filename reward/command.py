@@ -49,11 +49,18 @@ def add_grade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-mib", type=int, default=LIMITS.memory_mib, help="memory of a program (default: %(default)s)"
     )
+    parser.add_argument(
+        "--allow-weak",
+        action="store_true",
+        help="grade also where the sandbox lacks its minimum of isolation",
+    )
 
 
 def run_grade(args: argparse.Namespace) -> int:
     """Grade as the options say; 1 if rows ended in a fault, else 0. Raises as ``grade_file``."""
-    limits = SandboxLimits(cpu_s=args.cpu_s, wall_s=args.wall_s, memory_mib=args.memory_mib)
+    limits = SandboxLimits(
+        cpu_s=args.cpu_s, wall_s=args.wall_s, memory_mib=args.memory_mib, allow_weak=args.allow_weak
+    )
     line = _Line()
     end = grade_file(args.problems, args.responses, args.out, args.mode, args.workers, limits, line.show)
     line.end()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from reward.sandbox import Sandbox
+from reward.sandbox import Sandbox, SandboxLimits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,7 +18,7 @@ def each_in_sandbox(
     work: Callable[[Sandbox, Item], Result],
     items: Iterable[Item],
     workers: int,
-    make_sandbox: Callable[[], Sandbox] = Sandbox,
+    limits: SandboxLimits,
 ) -> Iterator[Result]:
     """``work(sandbox, item)`` for every item, in ``workers`` threads with a sandbox each; results in order.
 
@@ -41,7 +41,7 @@ def each_in_sandbox(
 
     with contextlib.ExitStack() as sandboxes, ThreadPoolExecutor(workers) as threads:
         for _ in range(workers):
-            free.put(sandboxes.enter_context(make_sandbox()))
+            free.put(sandboxes.enter_context(Sandbox(limits)))
         try:
             for item in items:
                 pending.append(threads.submit(run, item))

@@ -86,7 +86,6 @@ def by_solution(
     cpu_share: float = 0.5,
     workers: int = 1,
     progress: Progress | None = None,
-    make_sandbox: Callable[[SandboxLimits], Sandbox] = Sandbox,
 ) -> Filtered:
     """Keep the problems whose canonical solution is graded correct within ``cpu_share`` of the limit on CPU time, so
     that a right answer somewhat slower than the canonical one still counts.
@@ -102,7 +101,7 @@ def by_solution(
         return _solution_fails(sandbox, problem, 1e3 * cpu_share * limits.cpu_s)
 
     reasons: dict[int | str, str | None] = {}
-    found = each_in_sandbox(judge, problems, workers, lambda: make_sandbox(limits))
+    found = each_in_sandbox(judge, problems, workers, limits)
     for problem, reason in zip(problems, found, strict=True):
         reasons[problem.id] = reason
         if progress:
