@@ -1,10 +1,11 @@
 """CPU and rollouts per second of the sandbox beside plain `python -c` processes, on the same cases in the same run.
 
-    PYTHONPATH=. python scripts/bench/sandbox.py [--rollouts 300] [--workers 1 2] [--problems FILE]
+    PYTHONPATH=. python scripts/bench/sandbox.py [--repeat 10] [--workers 1 2] [--problems FILE]
 
 Mode run_tests. The cases are a third right, a third wrong and a third vacuous run_tests(): of small problems made
-here, or of the problems of FILE (right: the canonical solution, whose own work no grader can save; the row "median"
-is then the telling one).
+here, or of the problems of FILE (right: the canonical solution, whose own work no grader can save; the median is then
+the telling column). The sandbox grades every case --repeat times, those of one problem together as in a policy's
+groups, the plain ways once.
 
     sandbox             reward.Grader: fork server, isolation, oracle outside; its start is included
     python -c per check an interpreter for each thing to find out, as graders commonly do: does it compile, do the
@@ -69,14 +70,16 @@ def small_problems() -> list[tuple[Problem, str]]:
     return out
 
 
-def cases_of(solved: list[tuple[Problem, str]], count: int) -> list[Case]:
-    """Right, wrong and vacuous answers in turn; rollouts of one problem together, as a policy's groups are."""
+def cases_of(solved: list[tuple[Problem, str]], repeat: int = 1) -> list[Case]:
+    """Right, wrong and vacuous answers to each problem, ``repeat`` times before the next problem."""
     cases = []
     for problem, solution in solved:
         name = problem.func_name.rpartition(".")[2]
         wrong = f"class Solution:\n    def {name}(self, *args, **kwargs):\n        return -12345\n"
-        cases += [(problem, f"```python\n{code}\n```") for code in (solution, wrong, wrong + VACUOUS)]
-    return [cases[i % len(cases)] for i in range(count)]
+        cases += [
+            (problem, f"```python\n{code}\n```") for code in (solution, wrong, wrong + VACUOUS)
+        ] * repeat
+    return cases
 
 
 def cpu_s(who: int) -> float:
@@ -142,20 +145,16 @@ def plain(name: str, grade: Callable[[Problem, str], bool], cases: list[Case]) -
     return Measured(name, len(cases), seconds, statistics.mean(each), statistics.median(each), correct)
 
 
-def measure(cases: list[Case], workers: list[int], plain_rollouts: int) -> Iterator[Measured]:
+def measure(solved: list[tuple[Problem, str]], repeat: int, workers: list[int]) -> Iterator[Measured]:
     for number in workers:
-        yield sandbox(cases, number)
-    few = cases[:plain_rollouts]
-    yield plain("python -c per check", per_check, few)
-    yield plain("python -c, all in 1", all_in_one, few)
+        yield sandbox(cases_of(solved, repeat), number)
+    yield plain("python -c per check", per_check, cases_of(solved))
+    yield plain("python -c, all in 1", all_in_one, cases_of(solved))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rollouts", type=int, default=600, help="of the sandbox")
-    parser.add_argument(
-        "--plain-rollouts", type=int, default=60, help="of each plain way: the first of the same cases"
-    )
+    parser.add_argument("--repeat", type=int, default=10, help="rollouts of each case in the sandbox")
     parser.add_argument("--problems", help="a .jsonl or .jsonl.gz file; default: small problems made here")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count() or 1])
     options = parser.parse_args()
@@ -163,8 +162,7 @@ def main() -> int:
     if options.problems:
         loaded = load_problems(options.problems)
         solved = [(p, p.canonical_solution) for p in loaded if p.canonical_solution]
-    cases = cases_of(solved, options.rollouts)
-    found = list(measure(cases, options.workers, min(options.plain_rollouts, len(cases))))
+    found = list(measure(solved, options.repeat, options.workers))
     print(f"{'':22}{'rollouts':>9}{'per s':>9}{'CPU ms':>9}{'median':>9}")
     for one in found:
         print(
@@ -178,7 +176,11 @@ def main() -> int:
         )
     for one in found[1:-2]:
         print(f"{one.name}: {one.rollouts / one.seconds / single:.2f} times the rollouts of {ours.name}")
-    disagree = [one.name for one in found if one.correct != ours.correct[: one.rollouts]]
+    group = 3 * options.repeat
+    once = [
+        correct for start in range(0, ours.rollouts, group) for correct in ours.correct[start : start + 3]
+    ]
+    disagree = [one.name for one in (checks, joined) if one.correct != once]
     if disagree:
         print(f"warning: other verdicts than {ours.name}: {', '.join(disagree)}")
     return 0

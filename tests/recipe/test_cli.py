@@ -35,7 +35,8 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "eval", "report", "export", "data check", "data show", "doctor"]
+    "command",
+    ["train", "eval", "report", "export", "grade", "data prepare", "data check", "data show", "doctor"],
 )
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="0"):

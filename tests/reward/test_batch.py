@@ -188,7 +188,7 @@ def test_a_killed_server_costs_no_row(files, tmp_path):
                 for pid in descendants(os.getpid())
                 if b"reward" in Path(f"/proc/{pid}/cmdline").read_bytes()
             ]
-            os.kill(min(servers), signal.SIGKILL)
+            os.kill(max(servers), signal.SIGKILL)
     assert [row["case_id"] for row in found] == list(range(30)) and all(row["correct"] for row in found)
 
 
