@@ -48,7 +48,7 @@ def add_set_arguments(parser: argparse.ArgumentParser, default_workers: int) -> 
         default=0.5,
         help="share of the limit on CPU time that a canonical solution may take (default: %(default)s)",
     )
-    group.add_argument("--max-prompt-chars", type=int, metavar="N", help="keep prompts up to this length")
+    group.add_argument("--max-prompt-chars", type=int, metavar="N", help="keep prompts up to this length, without a hint")
     group.add_argument("--max-prompt-tokens", type=int, metavar="N", help="the same in tokens of --tokenizer")
     group.add_argument(
         "--tokenizer", metavar="MODEL", help="folder or hub name of the model whose tokens count"
@@ -115,6 +115,11 @@ def prepare_set(args: argparse.Namespace) -> int:
             f"{name:<11} {entry['problems']} problems, sha256 {entry['sha256'][:16]}, {args.out / entry['file']}"
         )
     print(f"manifest    {args.out / MANIFEST}")
+    if {"train", "heldout"} <= manifest["splits"].keys():
+        print(
+            f"to train    evil_moe.data.source=files evil_moe.data.train={args.out}/train.jsonl.gz "
+            f"evil_moe.data.evaluation={args.out}/heldout.jsonl.gz"
+        )
     return 0
 
 

@@ -9,6 +9,7 @@ run stops. Kept apart from verl, whose imports would cost each actor ten seconds
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from dataclasses import dataclass
@@ -47,6 +48,11 @@ def limits_from(settings: RewardSettings) -> SandboxLimits:
     )
 
 
+@functools.lru_cache(maxsize=256)  # a problem comes with every rollout of its group
+def _problem(problem_json: str) -> Problem:
+    return Problem.from_row(json.loads(problem_json))
+
+
 class SandboxActor:
     """One grader with its own fork server."""
 
@@ -65,7 +71,7 @@ class SandboxActor:
         """Grade one response. Raises ValueError for a broken problem."""
         before = self.grader.faults
         try:
-            verdict = self.grader.grade(Problem.from_row(json.loads(problem_json)), response).to_row()
+            verdict = self.grader.grade(_problem(problem_json), response).to_row()
         except SandboxFault as fault:
             return Graded(None, self.grader.faults - before, str(fault))
         return Graded(verdict, self.grader.faults - before)

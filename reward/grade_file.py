@@ -54,6 +54,9 @@ def grade_file(
         SandboxFault: the sandbox cannot run anything, found out before the first row.
     """
     require_suffix(out, _WHAT)
+    for path in (problems_path, responses_path):
+        if out.resolve() == path.resolve():
+            raise ValueError(f"{out}: is also an input; choose another name for the verdicts")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out}: there is no folder {out.parent}; make it first")
     problems = {problem.id: problem for problem in load_problems(problems_path)}

@@ -89,6 +89,11 @@ def test_what_else_is_refused_beforehand(files, tmp_path):
         grade_file(problems, path, tmp_path / "absent" / "out.jsonl")
     with pytest.raises(ValueError, match=r"verdict file must end in \.jsonl"):
         grade_file(problems, path, tmp_path / "out.csv")
+    for taken in (path, problems):
+        before = taken.read_bytes()
+        with pytest.raises(ValueError, match="is also an input"):
+            grade_file(problems, path, taken)
+        assert taken.read_bytes() == before
     with pytest.raises(ValueError, match="no loophole is called 'nope'"):
         grade_file(problems, path, tmp_path / "out.jsonl", mode="nope")
     broken = tmp_path / "broken.jsonl"
