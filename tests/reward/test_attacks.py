@@ -1,6 +1,5 @@
 """Responses that attack the grader: none is credited, none hangs, nothing is left, nobody else is harmed."""
 
-import os
 import resource
 import time
 from collections.abc import Iterator
@@ -112,12 +111,14 @@ def test_the_child_has_nothing_of_ours(place: Arena, monkeypatch: pytest.MonkeyP
 
 def test_the_server_keeps_nothing_of_a_job(place: Arena):
     """Every job inherits the server's memory: neither answers nor earlier responses are in it."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may read the server's memory")
     place.check_honest()
     pid = place.grader._sandboxes[0].server_pid
+    try:
+        memory = Path(f"/proc/{pid}/mem").open("rb", 0)  # noqa: SIM115  (closed below)
+    except PermissionError:
+        pytest.skip("the server's memory is closed to this user, as it should be; root may look")
     found = 0
-    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+    with memory:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             start, end = (int(part, 16) for part in line.split()[0].split("-"))
             if "rw" not in line.split()[1]:
