@@ -1,6 +1,7 @@
 """Each layer of isolation refuses what it is for, honest programs pass, and a missing layer is noticed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 
 from reward import Grader, Sandbox, SandboxFault, SandboxLimits
 from reward.sandbox import Job, LayerReport, WeakSandbox, missing_from_minimum
-from reward.sandbox.layers import MINIMUM, layers_before_fork, layers_of_server
+from reward.sandbox.layers import MINIMUM, Layer, Place, kernel, layers_before_fork, layers_of_server
+from reward.sandbox.layers.namespaces import Namespace, PidNamespace
 from tests.reward.helpers import make_problem, method
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +111,27 @@ def test_an_honest_solution_passes(sandbox: Sandbox, name: str):
         assert grader.grade(make_problem(), method(HONEST[name])).correct
 
 
+@pytest.mark.parametrize("layer", [PidNamespace(), *layers_of_server()], ids=lambda layer: layer.name)
+def test_a_probe_notices_a_layer_without_effect(
+    layer: Layer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if os.geteuid() != 0 and layer.name in ("user", "capabilities"):
+        pytest.skip("this user has nothing to give up")
+    monkeypatch.setattr(kernel, "unshare", lambda flags: None)
+    place = Place(str(tmp_path), LIMITS, jobs=str(tmp_path))
+    child = os.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        try:
+            if isinstance(layer, Namespace):
+                layer.start(place)  # remembers which namespace is the outer one
+            layer.check(place)
+        except OSError as error:
+            os._exit(0 if "still possible" in str(error) else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_no_job_sees_the_files_of_another(sandbox: Sandbox):
     assert value(sandbox, "open('left', 'w').write('x')") == 1
     assert value(sandbox, "[os.listdir('.'), refused(os.listdir, '..')]") == [[], True]
@@ -142,6 +165,8 @@ with Sandbox(SandboxLimits(allow_weak=sys.argv[1] == "weak")) as sandbox:
     try:
         told["missing"] = [one.name for one in sandbox.layers() if not one.available]
         told["lines"] = sandbox.run(Job("", "import os, base64", ("6 * 7", "os.listdir('/tmp')"))).lines
+        fill = "import time\\nfor n in range(99): open(str(n), 'wb').write(b'x' * 2 ** 20); time.sleep(0.01)"
+        told["filled"] = sandbox.run(Job("", fill)).status
     except SandboxFault as error:
         told["error"] = f"{type(error).__name__}: {error}"
     told["faults"] = sandbox.faults
@@ -165,6 +190,7 @@ def test_an_unavailable_layer_is_reported_and_the_rest_is_used():
     told = denied("strict", "unshare")
     assert set(told["missing"]) >= {"private_root", *NAMESPACES} and "landlock" not in told["missing"]
     assert told["lines"] == [{"s": "compiled"}, {"i": 0, "v": 42}, {"i": 1}]
+    assert told["filled"] == "output"  # no tmpfs bounds the scratch folder, so the server looks at its size
     assert "user" in denied("strict", "setresuid")["missing"]
 
 
