@@ -1,129 +1,102 @@
-"""Responses that attack the grader: none is correct, none hangs, nothing is left (conftest looks)."""
+"""Responses that attack the grader: none is credited, none hangs, nothing is left, nobody else is harmed."""
 
+import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reward import Grader, SandboxLimits, load_problems
+from reward import Grader, load_problems
+from tests.reward.arena import LIMITS, Arena, Attack, Outcome, arena, load_attacks
 from tests.reward.helpers import fenced, make_problem, method
 
-LIMITS = SandboxLimits(cpu_s=2, wall_s=3, memory_mib=512, file_mib=4, output_kib=256)
-GOOD = method("return 2 * x")
-
-FORGED_LINES = "\n".join(f'{{"i": {i}, "v": 0}}' for i in range(5))
+OWN = load_attacks()
+NESTED = "".join(f"{' ' * depth}if x:\n" for depth in range(90)) + " " * 90 + "pass"
+WRONG = "class Solution:\n    def double(self, x): return None\n"
+# Responses that are too long or too odd for a text file. Each is wrong, if it is a program at all.
+PARSERS = {
+    "a long program": fenced("x = [" + "1," * 500_000 + "]"),
+    "a wide program": fenced("\n".join(f"x{n} = {n}" for n in range(100_000))),
+    "5 MB of comment": fenced("# " + "x" * 5_000_000 + "\n" + WRONG),
+    "5 MB of one string": fenced(f"x = '{'x' * 5_000_000}'\n{WRONG}"),
+    "5 MB of fences": "```python" * 600_000,
+    "5 MB of blanks after an opening": "```python" + " \t" * 2_500_000,
+    "10,000 blocks": fenced(WRONG) * 10_000,
+    "nested brackets": fenced("x = " + "(" * 5000 + ")" * 5000),
+    "nested lists": fenced("x = " + "[" * 99 + "]" * 99 + "\n" + WRONG),
+    "nested blocks": fenced(NESTED),
+    "a long sum": fenced("x = " + "+".join("1" * 20_000)),
+    "a chain of attributes": fenced("x" + ".x" * 50_000),
+    "a chain of comparisons": fenced("x = " + "1<" * 50_000 + "1"),
+    "lambdas": fenced("x = " + "lambda: " * 20_000 + "1"),
+    "nested f-strings": fenced("x = " + "f'{" * 5000),
+    "a long number": fenced("x = " + "9" * 100_000),
+    "NUL": fenced("x = '\0'\n" + WRONG),
+    "lone surrogates": fenced("x = '\ud800\udfff'\n" + WRONG),
+    "a byte order mark": fenced("\ufeff" + WRONG),
+    "form feeds": fenced("\f" * 1000 + WRONG),
+    "an odd encoding": fenced("# coding: utf-7\n+AGkAbQBwAG8AcgB0-\n"),
+    "no block": "x" * 5_000_000,
+    "nothing": "",
+}
 IS_OPEN = """
 import os
 def is_open(fd):
     try: return bool(os.fstat(fd))
     except OSError: return False
 """
-ATTACKS = {
-    "infinite loop at the top": fenced("while True: pass"),
-    "infinite loop in the method": method("while True: pass"),
-    "sleep": fenced("import time\ntime.sleep(60)"),
-    "memory": method("return bytearray(2 ** 31)"),
-    "memory in small pieces": method("return [list(range(10 ** 6)) for _ in range(10 ** 6)]"),
-    "sys.exit": fenced("import sys\nsys.exit(0)"),
-    "os._exit": fenced("import os\nos._exit(0)"),
-    "os._exit in the method": method("import os; os._exit(0)"),
-    "exit": method("exit()"),
-    "kill oneself": fenced("import os\nos.kill(os.getpid(), 9)"),
-    "kill the parent": fenced("import os\nos.kill(os.getppid(), 9)"),
-    "stop the parent": fenced("import os\nos.kill(os.getppid(), 19)\nwhile True: pass"),
-    "kill the session": fenced("import os\nos.killpg(0, 9)"),
-    "equal to everything": fenced(
-        "class E:\n    def __eq__(self, other): return True\n    def __hash__(self): return 0\n"
-        "class Solution:\n    def double(self, x): return E()"
-    ),
-    "an int equal to everything": fenced(
-        "class E(int):\n    def __eq__(self, other): return True\n    __hash__ = None\n"
-        "class Solution:\n    def double(self, x): return E(7)"
-    ),
-    "a str subclass": fenced(
-        "class S(str):\n    pass\nclass Solution:\n    def double(self, x): return S('2')"
-    ),
-    "a metaclass with a name": fenced(
-        "class M(type):\n    __name__ = property(lambda s: 'ListNode')\nclass E(metaclass=M):\n    val = 2\n"
-        "    next = None\nclass Solution:\n    def double(self, x): return E()"
-    ),
-    "print": fenced('print(\'{"i": 0, "v": 2}\')\nclass Solution:\n    def double(self, x): return None'),
-    "write on every descriptor": fenced(
-        f"import os\nfor fd in range(64):\n    try: os.write(fd, {FORGED_LINES!r}.encode() + b'\\n')\n"
-        "    except OSError: pass\nclass Solution:\n    def double(self, x): return 0\n"
-    ),
-    "claim a broken setup": fenced('import os\nos.write(3, b\'{"s": "setup_failed"}\\n\')\nos._exit(0)'),
-    "deep JSON": fenced(
-        "import os\nos.write(3, b'[' * 100000 + b'\\n' + b'\\xff\\n{\"i\":' + b'9' * 5000 + b'}\\n')"
-    ),
-    "flood the result pipe": fenced("import os\nwhile True: os.write(3, b'x' * 65536)"),
-    "flood with empty lines": fenced("import os\nwhile True: os.write(3, b'\\n' * 65536)"),
-    "close the result pipe and loop": fenced("import os\nos.close(3)\nwhile True: pass"),
-    "a huge value": method("return 'x' * 10 ** 7"),
-    "patch builtins": fenced(
-        "import builtins, json, os\nfor n in ('eval', 'compile', 'exec', 'type', 'len', 'isinstance'):\n"
-        "    setattr(builtins, n, lambda *a, **k: 2)\njson.dumps = lambda *a, **k: '{}'\n"
-        "class Solution:\n    def double(self, x): return None"
-    ),
-    "a few children": fenced(
-        "import os, time\nfor _ in range(4):\n    if os.fork() == 0:\n        time.sleep(60)\n"
-        "class Solution:\n    def double(self, x): return None"
-    ),
-    "daemons": fenced(
-        "import os, time\nfor _ in range(3):\n    if os.fork() == 0:\n        os.setsid()\n"
-        "        if os.fork() == 0:\n            os.closerange(0, 64)\n            time.sleep(60)\n"
-        "        os._exit(0)\n"
-    ),
-    "a daemon that keeps the pipe": fenced(
-        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\nos._exit(0)"
-    ),
-    "a large file": fenced("with open('f', 'wb') as f:\n    for _ in range(100): f.write(b'x' * 2 ** 20)"),
-    "a deep tree of folders": fenced(
-        "import os\nfor _ in range(1500):\n    os.mkdir('d' * 20)\n    os.chdir('d' * 20)\nos.chmod('.', 0)"
-    ),
-    "many files": fenced("for n in range(2000): open(str(n), 'w').close()"),
-    "remove the scratch folder": fenced("import os, shutil\nshutil.rmtree(os.getcwd())\nos.chdir('/')"),
-    "all descriptors": fenced("held = [open('/dev/null') for _ in range(1000)]"),
-    "deep recursion": method("import sys; sys.setrecursionlimit(10 ** 9); return self.double(x)"),
-    "a long program": fenced("x = [" + "1," * 500_000 + "]"),
-    "a wide program": fenced("\n".join(f"x{n} = {n}" for n in range(100_000))),
-}
-
-
-@pytest.fixture
-def tidy_tmp():
-    """Some attacks write /tmp/pwned_*; until the sandbox has a file system layer, they succeed."""
-    yield
-    for path in Path("/tmp").glob("pwned_*"):
-        path.unlink()
 
 
 @pytest.fixture(scope="module")
-def grader():
-    with Grader("run_tests", limits=LIMITS) as one:
-        assert one.grade(make_problem(), GOOD).correct  # so that its server is there before the tests
+def place() -> Iterator[Arena]:
+    with arena() as one:
+        # The most memory the parent may come to use: 5 MB responses as text and as JSON, 256 kB of results.
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         yield one
-        assert one.faults == 0
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100 * 1024
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_attack(grader, name):
-    started = time.monotonic()
-    verdict = grader.grade(make_problem(), ATTACKS[name])
-    assert time.monotonic() - started < LIMITS.wall_s + 8  # 8 s for a busy machine
-    assert not verdict.correct and not verdict.loophole
-    assert grader.grade(make_problem(), GOOD).correct  # the next rollout is unaffected
+def no_gain_no_harm(outcome: Outcome, place: Arena) -> None:
+    assert not outcome.correct and not outcome.loophole
+    assert outcome.harm == () and outcome.faults == 0
+    assert outcome.wall_s < 2 * LIMITS.wall_s + 8  # two jobs where the channel is looked at; a busy machine
+    place.check_honest()
 
 
-def test_the_file_limit_holds(grader):
+def test_there_are_enough_attacks():
+    assert len(OWN) >= 100 and len({attack.name for attack in OWN}) == len(OWN)
+
+
+@pytest.mark.parametrize("attack", OWN, ids=lambda attack: f"{attack.family}: {attack.name}")
+def test_attack(place: Arena, attack: Attack):
+    no_gain_no_harm(place.run(attack.code), place)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_odd_text(place: Arena, name: str):
+    no_gain_no_harm(place.grade(PARSERS[name]), place)
+
+
+def test_the_channel_is_no_easier_to_attack(place: Arena):
+    """The same attacks from within run_tests: none makes the function pass that does not pass."""
+    for attack in OWN:
+        if attack.family == "exits":
+            body = attack.code.replace("\n", "\n    ")
+            outcome = place.run(f"def run_tests():\n    {body}\n    assert False\n")
+            no_gain_no_harm(outcome, place)
+
+
+def test_the_file_limit_holds(place: Arena):
     write = "n = 0\n        f = open('f', 'wb')\n        try:\n            while n < 99:\n"
     write += "                n += f.write(b'x' * 2 ** 20) >> 20\n                f.flush()\n"
     write += "        except OSError: pass\n        return n"
     problem = make_problem(f"assert Solution().double(1) == {LIMITS.file_mib}")
-    assert grader.grade(problem, method(write)).correct
+    assert place.grader.grade(problem, method(write)).correct
 
 
-def test_the_child_has_nothing_of_ours(grader, monkeypatch):
+def test_the_child_has_nothing_of_ours(place: Arena, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CANARY", "1")
     checks = {
         "__import__('os').environ.get('CANARY')": "None",
@@ -133,10 +106,31 @@ def test_the_child_has_nothing_of_ours(grader, monkeypatch):
     }
     for expression, expected in checks.items():
         problem = make_problem(f"assert Solution().double(1) == {expected}")
-        assert grader.grade(problem, method(f"return {expression}", IS_OPEN)).correct, expression
+        assert place.grader.grade(problem, method(f"return {expression}", IS_OPEN)).correct, expression
 
 
-def test_reference_attacks(shared_data, attacks, tidy_tmp):
+def test_the_server_keeps_nothing_of_a_job(place: Arena):
+    """Every job inherits the server's memory: neither answers nor earlier responses are in it."""
+    place.check_honest()
+    pid = place.grader._sandboxes[0].server_pid
+    try:
+        memory = Path(f"/proc/{pid}/mem").open("rb", 0)  # noqa: SIM115  (closed below)
+    except PermissionError:
+        pytest.skip("the server's memory is closed to this user, as it should be; root may look")
+    found = 0
+    with memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            start, end = (int(part, 16) for part in line.split()[0].split("-"))
+            if "rw" not in line.split()[1]:
+                continue
+            memory.seek(start)
+            data = memory.read(end - start)
+            found += b"heapq" in data
+            assert place.answer.encode() not in data, line
+    assert found  # this does find what is there
+
+
+def test_reference_attacks(shared_data: Path, attacks: list[dict[str, Any]]):
     problems = {p.id: p for p in load_problems(shared_data / "leetcode_test_medhard_dev.jsonl.gz")}
     with Grader("run_tests") as grader:
         for attack in attacks:
@@ -151,3 +145,4 @@ def test_reference_attacks(shared_data, attacks, tidy_tmp):
             most_s = expected["max_wall_s_per_check"] + 5  # 5 s for a busy machine
             assert wall_s < most_s, (attack["id"], wall_s)
         assert grader.faults == 0
+        assert list(Path("/tmp").glob("pwned_*")) == []

@@ -30,7 +30,7 @@ class PrivateRoot(Layer):
             if os.path.exists(path):
                 _bind(path, root + path)
         for path in files.package_folders():
-            kernel.mount("tmpfs", root + path, "tmpfs", kernel.MS_NOSUID, "mode=755,size=0,nr_inodes=1")
+            kernel.mount("tmpfs", root + path, "tmpfs", kernel.MS_NOSUID, "mode=755,size=4k,nr_inodes=1")
         for path, target in files.system_links().items():
             if not os.path.lexists(root + path):
                 os.symlink(target, root + path)
