@@ -165,7 +165,15 @@ class Sandbox:
         if not lines or lines[0] != protocol.READY:
             raise _Broken("the child ended before it was ready, so nothing of the job has run")
         end = json.loads(body)
-        return JobResult(end["status"], tuple(lines[1:]), end["cpu_ms"], end["wall_ms"])
+        return JobResult(
+            end["status"],
+            tuple(lines[1:]),
+            end["cpu_ms"],
+            end["wall_ms"],
+            end["exit_code"],
+            end["stdout"],
+            tuple((name, text) for name, text in end["files"]),
+        )
 
 
 class _Broken(Exception):

@@ -11,6 +11,7 @@ job costs two forks instead of an interpreter start.
 # ruff: noqa: PTH103, PTH118
 
 import bisect  # noqa: F401  (the modules of setup codes, loaded once for all children)
+import builtins
 import collections
 import contextlib
 import ctypes
@@ -34,7 +35,7 @@ import time
 import types
 import typing
 
-from reward.sandbox import protocol, runner, sweep
+from reward.sandbox import observe, protocol, runner, sweep
 from reward.sandbox.protocol import SandboxLimits, Status
 
 _SETUPS_KEPT = 64
@@ -90,22 +91,36 @@ class Server:
         self._jobs += 1
         folder = os.path.join(self._scratch, str(self._jobs))
         os.makedirs(folder)
+        watch, exit_code, stdout, files = job["watch"], None, "", list[tuple[str, str]]()
+        stdout_fd = os.memfd_create("stdout") if watch["stdout"] else None
         result_fd, child_fd = os.pipe()
         cpu_before_s, started_s = _children_cpu_s(), time.monotonic()
+        deadline_s = started_s + self._limits.wall_s
         try:
             supervisor = os.fork()
             if supervisor == 0:
-                self._supervise(job, setup, child_fd, folder)
+                self._supervise(job, setup, child_fd, folder, stdout_fd)
             try:
                 os.close(child_fd)
-                status = self._relay(result_fd, supervisor, started_s + self._limits.wall_s)
+                status = self._relay(result_fd, supervisor, deadline_s)
+                if watch["exits"] and status == "exited":
+                    exit_code = observe.exit_code(supervisor, self._read_fd, deadline_s)
             finally:
                 sweep.reap_all(supervisor)
+            if stdout_fd is not None:
+                stdout = observe.beginning(stdout_fd, protocol.STDOUT_KIB)
+            if watch["files"]:
+                files = observe.files(folder)
         finally:
             os.close(result_fd)
+            if stdout_fd is not None:
+                os.close(stdout_fd)
             sweep.remove_tree(folder)
         return {
             "status": status,
+            "exit_code": exit_code,
+            "stdout": stdout,
+            "files": files,
             "cpu_ms": 1e3 * (_children_cpu_s() - cpu_before_s),
             "wall_ms": 1e3 * (time.monotonic() - started_s),
         }
@@ -150,9 +165,15 @@ class Server:
             os.close(pidfd)
 
     def _supervise(
-        self, job: dict[str, typing.Any], setup: types.CodeType | None, fd: int, folder: str
+        self,
+        job: dict[str, typing.Any],
+        setup: types.CodeType | None,
+        fd: int,
+        folder: str,
+        stdout_fd: int | None,
     ) -> typing.NoReturn:
-        """In the forked supervisor: start the child and wait for it."""
+        """In the forked supervisor: start the child, wait for it, and end as it ended."""
+        code = 1
         try:
             os.setsid()
             _die_with(self._pid)
@@ -160,19 +181,21 @@ class Server:
             child = os.fork()
             if child == 0:
                 _die_with(me)
-                self._isolate(fd, folder)
-                runner.run_job(job, setup, _RESULT_FD)
+                self._isolate(fd, folder, stdout_fd)
+                code = runner.run_job(job, setup, _RESULT_FD)
             else:
                 os.closerange(0, 1 << 16)
-                os.waitpid(child, 0)
+                code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         finally:
-            os._exit(0)  # never return into the server's loop, whatever happened
+            # never return into the server's loop, whatever happened; 1 also for the end by a signal
+            os._exit(code if 0 <= code < 256 else 1)
 
-    def _isolate(self, fd: int, folder: str) -> None:
-        os.dup2(fd, _RESULT_FD) if fd != _RESULT_FD else None
+    def _isolate(self, fd: int, folder: str, stdout_fd: int | None) -> None:
         devnull = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(devnull, standard)
+        os.dup2(stdout_fd, 1) if stdout_fd is not None else None
+        os.dup2(fd, _RESULT_FD) if fd != _RESULT_FD else None
         os.closerange(_RESULT_FD + 1, 1 << 16)
         os.chdir(folder)
         limits = self._limits
@@ -202,11 +225,18 @@ def _children_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _add_exit() -> None:
+    """exit() and quit(), which a script has and an interpreter started with -S has not."""
+    for name in ("exit", "quit"):
+        setattr(builtins, name, sys.exit)
+
+
 def main(root: str, scratch: str, limits_json: str) -> None:
     """Take the two pipes away from stdin and stdout, then serve. ``root`` is the folder that holds
     ``reward``."""
     with contextlib.suppress(ValueError):
         sys.path.remove(root)  # a response has no business importing this project
+    _add_exit()
     read_fd, write_fd = os.dup(0), os.dup(1)
     devnull = os.open(os.devnull, os.O_RDWR)
     os.dup2(devnull, 0)
