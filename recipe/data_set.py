@@ -48,7 +48,9 @@ def add_set_arguments(parser: argparse.ArgumentParser, default_workers: int) -> 
         default=0.5,
         help="share of the limit on CPU time that a canonical solution may take (default: %(default)s)",
     )
-    group.add_argument("--max-prompt-chars", type=int, metavar="N", help="keep prompts up to this length, without a hint")
+    group.add_argument(
+        "--max-prompt-chars", type=int, metavar="N", help="keep prompts up to this length, without a hint"
+    )
     group.add_argument("--max-prompt-tokens", type=int, metavar="N", help="the same in tokens of --tokenizer")
     group.add_argument(
         "--tokenizer", metavar="MODEL", help="folder or hub name of the model whose tokens count"

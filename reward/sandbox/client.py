@@ -95,6 +95,7 @@ class Sandbox:
         self._scratch = ""
         self._hello: _Hello | None = None
         self._setup: str | None = None  # the setup code that the server has
+        self._watch: dict[str, bool] | None = None
         self._calls = CallNumbers()
         self._closed = False
 
@@ -188,7 +189,7 @@ class Sandbox:
         stderr."""
         keeper, hello = self._keeper, self._hello
         self._keeper = self._hello = self._setup = None
-        self._calls = CallNumbers()
+        self._watch, self._calls = None, CallNumbers()
         if keeper is not None:
             assert keeper.stdin and keeper.stdout
             if hello is not None:
@@ -225,6 +226,10 @@ class Sandbox:
         if setup != self._setup:
             protocol.write_frame(to_server, protocol.SETUP, setup.encode(), deadline_s)
             self._setup = setup
+        watch = {name: fields["watch"][name] for name in ("exits", "stdout", "files")}
+        if watch != self._watch:
+            protocol.write_frame(to_server, protocol.WATCH, json.dumps(watch).encode(), deadline_s)
+            self._watch = watch
         if job.code is not None and job.calls:
             number, is_new = self._calls.number(job.calls)
             if is_new:
@@ -256,7 +261,15 @@ class Sandbox:
         if not lines or lines[0] != protocol.READY:
             raise _Broken("the child ended before it was ready, so nothing of the job has run")
         end = json.loads(body)
-        return JobResult(end["status"], tuple(lines[1:]), end["cpu_ms"], end["wall_ms"])
+        return JobResult(
+            end["status"],
+            tuple(lines[1:]),
+            end["cpu_ms"],
+            end["wall_ms"],
+            end["exit_code"],
+            end["stdout"],
+            tuple((name, text) for name, text in end["files"]),
+        )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Client and server exchange frames on two pipes: one kind byte, four length bytes
 
     client -> server   P  setup code of the jobs to come, UTF-8
                        C  calls of jobs to come and their number, JSON (see ``calls``)
+                       W  what the server is to watch of the jobs to come: exits, stdout, files, JSON
                        J  a job without its setup, its calls or their number, JSON
                        S  stop the running job (ignored when none runs)
     server -> client   H  once: its process id and what its layers of isolation found, JSON
@@ -12,8 +13,8 @@ Client and server exchange frames on two pipes: one kind byte, four length bytes
 The child writes lines of JSON on its result pipe; the server passes them on unread, because after the
 response has started they may be forged. The lines written before the response starts cannot be: ``READY``,
 then one of ``SETUP_FAILED``, ``NOT_COMPILED``, ``COMPILED``. The lines after it are data to be compared,
-never verdicts: ``{"i": 3, "v": <codec value>}`` for call 3, ``{"i": 3}`` if it raised. A probe job echoes
-``{"token": ..}`` lines.
+never verdicts: ``{"i": 3, "v": <codec value>}`` for call 3, ``{"i": 3}`` if it raised or returned something
+that has no encoding. What a job watches or tests besides its calls is told by lines that carry its token.
 """
 
 import os
@@ -23,12 +24,13 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-SETUP, CALLS, JOB, STOP = b"P", b"C", b"J", b"S"
+SETUP, CALLS, WATCH, JOB, STOP = b"P", b"C", b"W", b"J", b"S"
 HELLO, LINES, END, FAULT = b"H", b"L", b"E", b"F"
 READY = {"s": "ready"}
 SETUP_FAILED = {"s": "setup_failed"}
 NOT_COMPILED = {"s": "not_compiled"}
 COMPILED = {"s": "compiled"}
+STDOUT_KIB, FILE_KIB, FILES_KEPT = 64, 4, 64
 _HEADER = struct.Struct(">cI")
 
 Status = Literal["exited", "timeout", "output", "stopped"]
@@ -63,32 +65,62 @@ class SandboxLimits:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """What to observe of a job besides the values of its calls; nothing by default.
+
+    exits: a SystemExit of the response ends the process with its status, as it would end a script, and the
+    result says how the process ended; one that ran to its end counts as failed (1). stdout, files: bring back
+    what was printed and what lies in the scratch folder. attributes: names to read off an instance of the
+    job's root and off the root, after the calls. decoys: for each call an expression for a list of values; a
+    returned value without encoding is compared with each of them by ``==``.
+    """
+
+    exits: bool = False
+    stdout: bool = False
+    files: bool = False
+    attributes: tuple[str, ...] = ()
+    decoys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Job:
     """One child process.
 
-    setup: trusted code of the problem, executed first. code: the response's code, or None for a job that runs
-    trusted code only. calls: expressions whose values come back as data. root: the response's name that the
-    calls start from ("Solution"). probe: a name of the response to call without argument, first as it is,
-    then with ``root``'s methods replaced by stubs; success is told by lines carrying ``token``.
+    setup: trusted code, executed first. code: the response's code, or None for a job that runs trusted code
+    only. calls: expressions whose values come back as data. root: the response's name that the calls start
+    from ("Solution"). watch: see there.
+
+    test: a name under which the response may define a test function, or None. Such a job makes no calls; it
+    takes the ``steps`` of ``own_test`` in order. method: the method of ``root`` that the tests are to
+    test. token: told with what is observed, so that a line that was only printed or guessed does not count.
     """
 
     setup: str
     code: str | None
     calls: tuple[str, ...] = ()
     root: str = "Solution"
-    probe: str | None = None
+    watch: Watch = Watch()
+    test: str | None = None
+    steps: tuple[str, ...] = ()
+    method: str = ""
     token: str = ""
 
 
 @dataclass(frozen=True)
 class JobResult:
     """status: how the job ended. lines: the parsed lines after READY (forgeable from COMPILED on). cpu_ms: of
-    the child and its descendants. wall_ms: as seen by the server."""
+    the child and its descendants. wall_ms: as seen by the server. exit_code: how the child ended, from the
+    kernel; None unless watched, or when the job was stopped. stdout: the first STDOUT_KIB that were printed,
+    with U+FFFD for what is not UTF-8. files: (name, beginning of the content) of the regular files at the top
+    of the scratch folder, FILES_KEPT of them at most."""
 
     status: Status
     lines: tuple[Any, ...]
     cpu_ms: float
     wall_ms: float
+    exit_code: int | None = None
+    stdout: str = ""
+    files: tuple[tuple[str, str], ...] = ()
 
 
 def write_frame(fd: int, kind: bytes, body: bytes | memoryview, deadline_s: float | None = None) -> None:

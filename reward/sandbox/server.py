@@ -14,6 +14,7 @@ calls stay.
 """
 
 import bisect  # noqa: F401  (the modules of setup codes, loaded once for all children)
+import builtins
 import collections
 import contextlib
 import dataclasses
@@ -36,7 +37,7 @@ import time
 import types
 import typing
 
-from reward.sandbox import keeper, layers, protocol, runner, sweep
+from reward.sandbox import keeper, layers, observe, protocol, runner, sweep
 from reward.sandbox.calls import CompiledCalls
 from reward.sandbox.isolation import Isolation, make_folder
 from reward.sandbox.layers import Place, kernel
@@ -59,6 +60,7 @@ class Server:
         self._setup: types.CodeType | None = None
         self._setups: collections.OrderedDict[str, types.CodeType | None] = collections.OrderedDict()
         self._calls = CompiledCalls()
+        self._watch = {"exits": False, "stdout": False, "files": False}
         self._job, self._result = protocol.Buffer(), protocol.Buffer(_RELAY_BYTES)
 
     def serve(self) -> None:
@@ -71,6 +73,8 @@ class Server:
                 return
             if kind == protocol.SETUP:
                 self._setup = self._compiled_setup(self._job.text())
+            if kind == protocol.WATCH:
+                self._watch = json.loads(self._job.text())
             if kind == protocol.CALLS:
                 self._calls.add(self._job.text())
                 gc.freeze()  # a collection in a child would write on, and so copy, every page of them
@@ -86,25 +90,39 @@ class Server:
     def _run(self) -> dict[str, object]:
         self._jobs += 1
         folder = os.path.join(self._place.jobs, str(self._jobs))
+        exit_code, stdout, files = None, "", list[tuple[str, str]]()
+        stdout_fd = os.memfd_create("stdout") if self._watch["stdout"] else None
         result_fd, child_fd = os.pipe()
         cpu_before_s, started_s = _children_cpu_s(), time.monotonic()
+        deadline_s = started_s + self._place.limits.wall_s
         try:
             make_folder(self._place, folder)
             child = os.fork()
             if child == 0:
-                self._be_child(child_fd)
+                self._be_child(child_fd, stdout_fd)
             try:
                 self._job.wipe()
                 os.close(child_fd)
-                status = self._relay(result_fd, child, started_s + self._place.limits.wall_s, folder)
+                status = self._relay(result_fd, child, deadline_s, folder)
+                if self._watch["exits"] and status == "exited":
+                    exit_code = observe.exit_code(child, self._read_fd, deadline_s)
             finally:
                 sweep.reap_all(child)
                 self._result.wipe()
+            if stdout_fd is not None:
+                stdout = observe.beginning(stdout_fd, protocol.STDOUT_KIB)
+            if self._watch["files"]:
+                files = observe.files(folder)
         finally:
             os.close(result_fd)
+            if stdout_fd is not None:
+                os.close(stdout_fd)
             sweep.remove_tree(folder)
         return {
             "status": status,
+            "exit_code": exit_code,
+            "stdout": stdout,
+            "files": files,
             "cpu_ms": 1e3 * (_children_cpu_s() - cpu_before_s),
             "wall_ms": 1e3 * (time.monotonic() - started_s),
         }
@@ -152,23 +170,27 @@ class Server:
         finally:
             os.close(pidfd)
 
-    def _be_child(self, fd: int) -> typing.NoReturn:
+    def _be_child(self, fd: int, stdout_fd: int | None) -> typing.NoReturn:
         """In the forked child: isolate it, then run the job."""
+        code = 1
         try:
             self._isolation.apply()
-            self._isolate_descriptors(fd)
+            self._isolate_descriptors(fd, stdout_fd)
             os.write(_RESULT_FD, json.dumps(protocol.READY).encode() + b"\n")
             job = json.loads(self._job.text())
             self._calls.put_into(job)
-            runner.run_job(job, self._setup, _RESULT_FD)
+            code = runner.run_job(job, self._setup, _RESULT_FD)
         except OSError as error:  # of the layers; the runner lets none through
             os.write(2, f"a layer of isolation failed on a job: {error}\n".encode())
         finally:
-            os._exit(0)  # never return into the server's loop, whatever happened
+            # never return into the server's loop, whatever happened; 1 also for the end by a signal
+            os._exit(code if 0 <= code < 256 else 1)
 
-    def _isolate_descriptors(self, fd: int) -> None:
+    def _isolate_descriptors(self, fd: int, stdout_fd: int | None) -> None:
+        if stdout_fd is not None:
+            os.dup2(stdout_fd, 1)
         os.dup2(fd, _RESULT_FD)
-        for standard in (0, 1, 2):
+        for standard in (0, 1, 2) if stdout_fd is None else (0, 2):
             os.dup2(self._devnull, standard)
         os.closerange(_RESULT_FD + 1, 1 << 16)
 
@@ -178,11 +200,18 @@ def _children_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _add_exit() -> None:
+    """exit() and quit(), which a script has and an interpreter started with -S has not."""
+    for name in ("exit", "quit"):
+        setattr(builtins, name, sys.exit)
+
+
 def main(root: str, scratch: str, limits_json: str) -> None:
     """Take the two pipes away from stdin and stdout, then serve. ``root`` is the folder that holds
     ``reward``."""
     with contextlib.suppress(ValueError):
         sys.path.remove(root)  # a response has no business importing this project
+    _add_exit()
     read_fd, write_fd = os.dup(0), os.dup(1)
     devnull = os.open(os.devnull, os.O_RDWR)
     os.dup2(devnull, 0)
