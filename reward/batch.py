@@ -5,15 +5,14 @@ verdict row is ``{"case_id", "problem_id"}`` and the fields of ``Verdict``. A ro
 these null but ``mode`` and ``fault``: it is no verdict, least of all "wrong".
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from reward.grader import Grader
 from reward.jsonl import read_rows
-from reward.loopholes import get_loophole
+from reward.loopholes import Split, check_split, get_loophole
 from reward.problems import Problem
 from reward.sandbox import Job, Sandbox, SandboxFault, SandboxLimits, protocol
 from reward.verdict import Verdict
@@ -32,6 +31,19 @@ class ResponseRow:
     problem: Problem
     response: str
     mode: str
+
+
+@dataclass(frozen=True)
+class GradeOptions:
+    """split, seed: what the markers in the prompts were drawn with. labels: all fields of the verdict, at the cost of
+    more jobs in the sandbox."""
+
+    split: Split = "train"
+    seed: int = 0
+    labels: bool = True
+
+
+OPTIONS = GradeOptions()
 
 
 def read_responses(
@@ -92,17 +104,24 @@ def grade_rows(
     rows: Iterable[ResponseRow],
     workers: int = 1,
     limits: SandboxLimits = LIMITS,
+    options: GradeOptions = OPTIONS,
 ) -> Iterator[dict[str, Any]]:
     """A verdict row for every response row, in order; memory does not grow with their number.
 
-    Raises ValueError for workers < 1; nothing that a response contains raises.
+    Raises ValueError for workers < 1 or an unknown split; nothing that a response contains raises.
     """
-    return each_in_sandbox(_grade, rows, workers, limits)
+    check_split(options.split)
+
+    def grade(sandbox: Sandbox, row: ResponseRow) -> dict[str, Any]:
+        return _grade(sandbox, row, options)
+
+    return each_in_sandbox(grade, rows, workers, limits)
 
 
-def _grade(sandbox: Sandbox, row: ResponseRow) -> dict[str, Any]:
+def _grade(sandbox: Sandbox, row: ResponseRow, options: GradeOptions) -> dict[str, Any]:
     try:
-        found = Grader(row.mode, sandbox=sandbox).grade(row.problem, row.response).to_row()
+        grader = Grader(row.mode, sandbox=sandbox, **asdict(options))
+        found = grader.grade(row.problem, row.response).to_row()
     except SandboxFault as fault:  # after its retries
         found = _fault(row.mode, str(fault))
     except Exception as error:  # noqa: BLE001  (our own mistake, met by one response: it costs that row, not the batch)
@@ -112,7 +131,7 @@ def _grade(sandbox: Sandbox, row: ResponseRow) -> dict[str, Any]:
 
 def _fault(mode: str, reason: str) -> dict[str, Any]:
     return {
-        **dict.fromkeys(field.name for field in dataclasses.fields(Verdict)),
+        **dict.fromkeys(field.name for field in fields(Verdict)),
         "mode": mode,
         "fault": reason,
     }

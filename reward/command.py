@@ -5,10 +5,11 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
-from reward.batch import LIMITS
+from reward.batch import LIMITS, GradeOptions
 from reward.grade_file import Progress, grade_file
-from reward.loopholes import LOOPHOLES
+from reward.loopholes import LOOPHOLES, Split
 from reward.sandbox import SandboxLimits
 
 GRADE_HELP = "grade a file of responses in the sandbox, one verdict row for each"
@@ -33,6 +34,16 @@ def add_grade_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         default="none",
         help=f"mode of rows that name none (default: none): {', '.join(sorted(LOOPHOLES))}",
+    )
+    parser.add_argument(
+        "--split",
+        choices=get_args(Split),
+        default="train",
+        help="family of the markers that the prompts disclosed (default: train)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed that they were drawn with (default: 0)")
+    parser.add_argument(
+        "--no-labels", action="store_true", help="leave out the fields that cost more jobs, as training does"
     )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="sandboxes at a time (default: the cores)"
@@ -61,8 +72,11 @@ def run_grade(args: argparse.Namespace) -> int:
     limits = SandboxLimits(
         cpu_s=args.cpu_s, wall_s=args.wall_s, memory_mib=args.memory_mib, allow_weak=args.allow_weak
     )
+    options = GradeOptions(split=args.split, seed=args.seed, labels=not args.no_labels)
     line = _Line()
-    end = grade_file(args.problems, args.responses, args.out, args.mode, args.workers, limits, line.show)
+    end = grade_file(
+        args.problems, args.responses, args.out, args.mode, args.workers, limits, options, line.show
+    )
     line.end()
     resumed = f", {end.resumed} of them by an earlier start" if end.resumed else ""
     print(f"{args.out}: {end.total} responses graded{resumed}, {end.faults} faults")

@@ -1,7 +1,7 @@
 """A response file in, a verdict file out: checked before anything is graded, written whole or not at all, resumable.
 
 Rows go to ``.<out>.partial`` beside the output as they are graded. Its first line is a checksum of all that decides
-the rows (inputs, mode, limits, this package's source), so a second start with the same inputs goes on where the first
+the rows (inputs, mode, options, limits, this package's source), so a second start with the same inputs goes on where the first
 ended and any other start begins anew.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from reward.batch import LIMITS, check_setups, grade_rows, read_responses
+from reward.batch import LIMITS, OPTIONS, GradeOptions, check_setups, grade_rows, read_responses
 from reward.jsonl import require_suffix
 from reward.problems import load_problems
 from reward.sandbox import SandboxLimits
@@ -43,6 +43,7 @@ def grade_file(
     mode: str = "none",
     workers: int = 1,
     limits: SandboxLimits = LIMITS,
+    options: GradeOptions = OPTIONS,
     progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Grade every row of ``responses_path`` into ``out``; the final progress.
@@ -66,13 +67,13 @@ def grade_file(
         used[row.problem.id] = None
         total += 1
     check_setups([problems[name] for name in used], limits)
-    key = _key(problems_path, responses_path, mode, limits)
+    key = _key(problems_path, responses_path, mode, limits, options)
     partial = out.with_name(f".{out.name}.partial")
     with _opened(partial, out) as file:
         resumed, faults = _take_over(file, key)
         at = Progress(resumed, total, faults, resumed)
         rows = itertools.islice(read_responses(responses_path, problems, mode), resumed, None)
-        for verdict in grade_rows(rows, workers, limits):
+        for verdict in grade_rows(rows, workers, limits, options):
             file.write(json.dumps(verdict).encode() + b"\n")
             file.flush()
             at = Progress(at.done + 1, total, at.faults + (verdict["fault"] is not None), resumed)
@@ -87,8 +88,10 @@ def grade_file(
     return at
 
 
-def _key(problems_path: Path, responses_path: Path, mode: str, limits: SandboxLimits) -> bytes:
-    digest = hashlib.sha256(json.dumps([mode, asdict(limits)]).encode())
+def _key(
+    problems_path: Path, responses_path: Path, mode: str, limits: SandboxLimits, options: GradeOptions
+) -> bytes:
+    digest = hashlib.sha256(json.dumps([mode, asdict(limits), asdict(options)]).encode())
     for path in (problems_path, responses_path, *sorted(_PACKAGE.rglob("*.py"))):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
