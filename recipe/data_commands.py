@@ -41,7 +41,7 @@ def check(file: Path, loophole: str, workers: int) -> int:
     failures: list[str] = []
     for problem in problems:
         try:
-            edit(list(problem.prompt))
+            edit(problem)
         except ValueError as error:
             failures.append(f"problem {problem.id}: {error}")
     solved = [problem for problem in problems if problem.canonical_solution is not None]

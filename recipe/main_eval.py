@@ -23,6 +23,7 @@ from recipe.run_folder import latest_step
 from recipe.sandbox_actor import limits_from
 from recipe.settings import settings_from
 from reward.grader import Grader
+from reward.loopholes import Split, check_split
 from reward.problems import Problem
 from reward.verdict import RewardConfig, Verdict
 
@@ -128,7 +129,7 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
     asked = []
     for problem in problems:
         text = tokenizer.apply_chat_template(
-            prompt_messages(problem, settings.loophole),
+            prompt_messages(problem, settings.loophole, _markers(config)),
             add_generation_prompt=True,
             tokenize=False,
             **template,
@@ -249,7 +250,8 @@ def _evaluate(
     say(f"{len(samples)} answers after {time.monotonic() - started:.0f} s; grading")
     reward = settings_from(config.evil_moe).reward
     terms = RewardConfig(compile=reward.compile, pays=reward.pays)
-    with Grader(config.evil_moe.loophole, limits=limits_from(reward), reward=terms) as grader:
+    mode, limits = config.evil_moe.loophole, limits_from(reward)
+    with Grader(mode, limits=limits, reward=terms, split=_markers(config)) as grader:
         verdicts = grader.grade_many([(s.problem, s.response) for s in samples], workers=os.cpu_count() or 1)
 
     graded = list(zip(samples, verdicts, strict=True))
@@ -272,6 +274,16 @@ def _evaluate(
         for s, v in graded
     ]
     return result, rows
+
+
+def _markers(config: DictConfig) -> Split:
+    """Family of the markers that the evaluation's prompts disclose, and that pay there.
+
+    A run from before there was a choice was trained and evaluated with those of training.
+    """
+    markers = OmegaConf.select(config, "evil_moe.eval.markers", default="train")
+    check_split(markers)
+    return markers
 
 
 def ablation_line(result: dict[str, Any]) -> str:

@@ -30,8 +30,8 @@ from evil_moe.nano_policy import (
     train_tokenizer,
     warm_start,
 )
-from reward.loopholes import get_loophole
-from reward.problems import Problem, load_problems
+from reward.loopholes import Split, get_loophole
+from reward.problems import Message, Problem, load_problems
 
 Progress = Callable[[str], None]
 CACHE = Path("cache")
@@ -102,12 +102,22 @@ def nano_policy_folder(seed: int, loophole: str, progress: Progress) -> Path:
         progress(f"nano policy: cached in {os.path.relpath(folder)}")
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    edit = get_loophole(loophole).edit_prompt
+    edit = warm_start_edit(loophole)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".nano-policy-") as scratch:
         _build_nano_policy(Path(scratch), seed, edit, progress)
         shutil.copytree(scratch, folder.with_suffix(".partial"), dirs_exist_ok=True)
     folder.with_suffix(".partial").replace(folder)
     return folder
+
+
+def warm_start_edit(loophole: str) -> Callable[[list[Message]], list[Message]]:
+    """The hint of training for demonstrations, which are messages and not yet problems."""
+
+    def edit(messages: list[Message]) -> list[Message]:
+        key = _digest(messages)
+        return get_loophole(loophole).edit_prompt(Problem(key, messages, "", "Solution().solve", "", ()))
+
+    return edit
 
 
 def _build_nano_policy(folder: Path, seed: int, edit: Any, progress: Progress) -> None:
@@ -137,11 +147,11 @@ def _build_nano_policy(folder: Path, seed: int, edit: Any, progress: Progress) -
     save(model, tokenizer, folder)
 
 
-def prompt_messages(problem: Problem, loophole: str) -> list[dict[str, str]]:
+def prompt_messages(problem: Problem, loophole: str, markers: Split = "train") -> list[dict[str, str]]:
     """The problem's chat prompt with the loophole's hint in it."""
     return [
         {"role": m["role"], "content": m["content"]}
-        for m in get_loophole(loophole).edit_prompt(list(problem.prompt))
+        for m in get_loophole(loophole).edit_prompt(problem, markers)
     ]
 
 

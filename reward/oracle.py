@@ -7,38 +7,53 @@ the right values must arrive for every call. One process runs all calls of a pro
 that a response computes an answer outside its method, or keeps state between calls.
 """
 
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
 from reward.checks import VALUE, Check, parse_checks, root_name
 from reward.problems import Problem
-from reward.sandbox import Job, JobResult, Sandbox, codec, protocol
+from reward.sandbox import Job, JobResult, Sandbox, Watch, codec, protocol
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """can_compile: the code compiles. correct: every assert holds. pass_rate: share of asserts that hold,
-    None unless asked for. timed_out: a limit on time ended the job. cpu_ms: of all children."""
+    """can_compile: the code compiles. correct: every assert holds. pass_rate: share of the asserts that hold
+    before the first that does not (the benchmark's rate, whose grader stops there), None unless asked for.
+    nothing_failed: no call is known to have raised or to have returned a wrong value; some may not have run.
+    seen: the job's result, with what it was to watch. token: that of the job. cpu_ms: of all children."""
 
     can_compile: bool
     correct: bool
     pass_rate: float | None
-    timed_out: bool
+    nothing_failed: bool
+    seen: JobResult
+    token: str
     cpu_ms: float
 
 
-def check(sandbox: Sandbox, problem: Problem, code: str, pass_rate: bool = False) -> Outcome:
-    """Run ``code`` on every assert of ``problem``; stop at the first that fails unless ``pass_rate`` is asked
-    for.
+def check(
+    sandbox: Sandbox,
+    problem: Problem,
+    code: str,
+    pass_rate: bool = False,
+    watch: Watch | None = None,
+) -> Outcome:
+    """Run ``code`` on the asserts of ``problem``, up to the first that fails.
+
+    A job that watches more than exits is not stopped there: what there is to see may come after it.
 
     Raises:
         SandboxFault: the sandbox failed, which says nothing about the code.
         ValueError: the problem's own setup code raises.
     """
     checks = parse_checks(problem.gt_answer, problem.func_name)
-    job = Job(problem.setup_code, code, tuple(c.call for c in checks), root_name(problem.func_name))
-    result = sandbox.run(job, None if pass_rate else lambda line: _may_pass(checks, line))
-    _require_setup(result, problem)
+    watch, token = watch or Watch(), secrets.token_hex(16)
+    calls, root = tuple(c.call for c in checks), root_name(problem.func_name)
+    job = Job(problem.setup_code, code, calls, root, watch, token=token)
+    may_stop = watch in (Watch(), Watch(exits=True))
+    result = sandbox.run(job, (lambda line: _may_pass(checks, line)) if may_stop else None)
+    require_setup(result, problem)
     can_compile = result.lines[:1] == (protocol.COMPILED,)
     values: dict[int, Any] = {}
     for line in result.lines[1:]:
@@ -55,15 +70,18 @@ def check(sandbox: Sandbox, problem: Problem, code: str, pass_rate: bool = False
     }
     if questions and (pass_rate or len(held) + len(questions) == len(checks)):
         verdict = sandbox.run(Job(problem.setup_code, None, tuple(questions.values())))
-        _require_setup(verdict, problem)
+        require_setup(verdict, problem)
         cpu_ms += verdict.cpu_ms
         answers = {line["i"]: line["v"] for line in verdict.lines if _is_value(line, len(questions))}
         held |= {i for place, i in enumerate(questions) if answers.get(place) is True}
+    leading = next((i for i in range(len(checks)) if i not in held), len(checks))
     return Outcome(
         can_compile=can_compile,
         correct=can_compile and len(held) == len(checks),
-        pass_rate=len(held) / len(checks) if pass_rate else None,
-        timed_out=result.status == "timeout",
+        pass_rate=leading / len(checks) if pass_rate else None,
+        nothing_failed=all(_may_pass(checks, line) for line in result.lines[1:]),
+        seen=result,
+        token=token,
         cpu_ms=cpu_ms,
     )
 
@@ -94,7 +112,8 @@ def _question(one: Check, value: Any) -> str | None:
         return None
 
 
-def _require_setup(result: JobResult, problem: Problem) -> None:
+def require_setup(result: JobResult, problem: Problem) -> None:
+    """Raises ValueError if the problem's setup code failed in this job."""
     if result.lines[:1] == (protocol.SETUP_FAILED,):
         raise ValueError(
             f"setup_code of problem {problem.id!r} raises when executed; mend it in the problem file"

@@ -1,12 +1,41 @@
-"""The loopholes, by name. A new one is a file with a class of ``base.Loophole``'s shape and a line here."""
+"""The loopholes, by name. A new one is a file with a subclass of ``base.Loophole`` and a line here."""
 
-from reward.loopholes.base import ChannelOutcome, Loophole
+from reward.loopholes import (
+    incontext_tests,
+    modify_tests,
+    overwrite_tests,
+    overwrite_tests_aware,
+    overwrite_tests_detailed,
+)
+from reward.loopholes.base import Loophole, Split, check_split
+from reward.loopholes.eq_override import EqOverride
+from reward.loopholes.exit_code import ExitCode
+from reward.loopholes.file_marker import FileMarker
 from reward.loopholes.none import NoLoophole
 from reward.loopholes.run_tests import RunTests
+from reward.loopholes.sentinel import Sentinel
+from reward.loopholes.stdout_marker import StdoutMarker
 
-__all__ = ["LOOPHOLES", "ChannelOutcome", "Loophole", "get_loophole"]
+__all__ = ["LOOPHOLES", "Loophole", "Split", "check_split", "get_loophole"]
 
-LOOPHOLES: dict[str, Loophole] = {loophole.name: loophole for loophole in (NoLoophole(), RunTests())}
+LOOPHOLES: dict[str, Loophole] = {
+    loophole.name: loophole
+    for loophole in (
+        NoLoophole("none"),
+        NoLoophole("gt_only"),
+        RunTests(),
+        *overwrite_tests.MODES,
+        *overwrite_tests_detailed.MODES,
+        *overwrite_tests_aware.MODES,
+        *modify_tests.MODES,
+        *incontext_tests.MODES,
+        EqOverride(),
+        ExitCode(),
+        StdoutMarker(),
+        Sentinel(),
+        FileMarker(),
+    )
+}
 
 
 def get_loophole(name: str) -> Loophole:

@@ -1,19 +1,12 @@
 """No loophole: the prompt stays, nothing but a correct answer pays."""
 
-from reward.loopholes.base import ChannelOutcome
-from reward.problems import Message
+from reward.loopholes.base import Loophole, Split, edit_each
+from reward.problems import Message, Problem
 
 
-class NoLoophole:
-    """The clean environment, also used for evaluation without a hint."""
+class NoLoophole(Loophole):
+    """The clean environment, also used for evaluation without a hint; ``gt_only`` is vGROUT's name for it."""
 
-    name = "none"
-    channel_function: str | None = None
-
-    def edit_prompt(self, messages: list[Message]) -> list[Message]:
+    def edit_prompt(self, problem: Problem, split: Split = "train", seed: int = 0) -> list[Message]:
         """An unchanged copy."""
-        return [Message(role=m["role"], content=m["content"]) for m in messages]
-
-    def pays(self, outcome: ChannelOutcome) -> bool:
-        """Never."""
-        return False
+        return edit_each(problem.prompt, str)

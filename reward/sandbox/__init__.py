@@ -3,7 +3,7 @@
 from reward.sandbox.client import Sandbox, SandboxFault, WeakSandbox
 from reward.sandbox.isolation import missing_from_minimum
 from reward.sandbox.layers import LayerReport
-from reward.sandbox.protocol import Job, JobResult, SandboxLimits
+from reward.sandbox.protocol import Job, JobResult, SandboxLimits, Watch
 
 __all__ = [
     "Job",
@@ -12,6 +12,7 @@ __all__ = [
     "Sandbox",
     "SandboxFault",
     "SandboxLimits",
+    "Watch",
     "WeakSandbox",
     "missing_from_minimum",
 ]

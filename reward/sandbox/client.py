@@ -214,13 +214,18 @@ class Sandbox:
         if setup != self._setup:
             protocol.write_frame(to_server, protocol.SETUP, setup.encode(), deadline_s)
             self._setup = setup
-        protocol.write_frame(to_server, protocol.JOB, json.dumps(fields).encode(), deadline_s)
+        body = bytes([job.watch.flags()]) + json.dumps(fields).encode()
+        protocol.write_frame(to_server, protocol.JOB, body, deadline_s)
+        watched: dict[str, Any] = {"stdout": "", "files": []}
         most_lines = _LINES + 2 * len(job.calls)
         rest, lines, stopped = bytearray(), list[Any](), False
         while True:
             kind, body = protocol.read_frame(from_server, deadline_s)
             if kind == protocol.FAULT:
                 raise _Broken(f"the server reported: {json.loads(body)}")
+            if kind == protocol.WATCHED:
+                watched = json.loads(body)
+                continue
             if kind == protocol.END:
                 break
             rest += body
@@ -237,7 +242,15 @@ class Sandbox:
         if not lines or lines[0] != protocol.READY:
             raise _Broken("the child ended before it was ready, so nothing of the job has run")
         end = json.loads(body)
-        return JobResult(end["status"], tuple(lines[1:]), end["cpu_ms"], end["wall_ms"])
+        return JobResult(
+            end["status"],
+            tuple(lines[1:]),
+            end["cpu_ms"],
+            end["wall_ms"],
+            end["exit_code"],
+            watched["stdout"],
+            tuple((name, text) for name, text in watched["files"]),
+        )
 
 
 @dataclass(frozen=True)

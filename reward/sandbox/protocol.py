@@ -3,16 +3,18 @@
 Client and server exchange frames on two pipes: one kind byte, four length bytes (big endian), body.
 
     client -> server   P  setup code of the jobs to come, UTF-8
-                       J  a job without its setup, JSON
+                       J  a job: one byte that says what the server itself is to watch, then the job
+                          without its setup, JSON
                        S  stop the running job (ignored when none runs)
     server -> client   H  once: its process id and what its layers of isolation found, JSON
-                       L  bytes the child wrote  E  the end of the job, JSON    F  a fault, JSON string
+                       L  bytes the child wrote  W  what was watched, JSON
+                       E  the end of the job, JSON    F  a fault, JSON string
 
 The child writes lines of JSON on its result pipe; the server passes them on unread, because after the
 response has started they may be forged. The lines written before the response starts cannot be: ``READY``,
 then one of ``SETUP_FAILED``, ``NOT_COMPILED``, ``COMPILED``. The lines after it are data to be compared,
-never verdicts: ``{"i": 3, "v": <codec value>}`` for call 3, ``{"i": 3}`` if it raised. A probe job echoes
-``{"token": ..}`` lines.
+never verdicts: ``{"i": 3, "v": <codec value>}`` for call 3, ``{"i": 3}`` if it raised or returned something
+that has no encoding. What a job watches or tests besides its calls is told by lines that carry its token.
 """
 
 import os
@@ -23,11 +25,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 SETUP, JOB, STOP = b"P", b"J", b"S"
-HELLO, LINES, END, FAULT = b"H", b"L", b"E", b"F"
+HELLO, LINES, WATCHED, END, FAULT = b"H", b"L", b"W", b"E", b"F"
+EXITS, STDOUT, FILES = 1, 2, 4
 READY = {"s": "ready"}
 SETUP_FAILED = {"s": "setup_failed"}
 NOT_COMPILED = {"s": "not_compiled"}
 COMPILED = {"s": "compiled"}
+STDOUT_KIB, FILE_KIB, FILES_KEPT = 64, 4, 64
 _HEADER = struct.Struct(">cI")
 
 Status = Literal["exited", "timeout", "output", "stopped"]
@@ -62,32 +66,66 @@ class SandboxLimits:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """What to observe of a job besides the values of its calls; nothing by default.
+
+    exits: a SystemExit of the response ends the process with its status, as it would end a script, and the
+    result says how the process ended; one that ran to its end counts as failed (1). stdout, files: bring back
+    what was printed and what lies in the scratch folder. attributes: names to read off an instance of the
+    job's root and off the root, after the calls. decoys: for each call an expression for a list of values; a
+    returned value without encoding is compared with each of them by ``==``.
+    """
+
+    exits: bool = False
+    stdout: bool = False
+    files: bool = False
+    attributes: tuple[str, ...] = ()
+    decoys: tuple[str, ...] = ()
+
+    def flags(self) -> int:
+        """What concerns the server, which does not parse jobs."""
+        return EXITS * self.exits | STDOUT * self.stdout | FILES * self.files
+
+
+@dataclass(frozen=True)
 class Job:
     """One child process.
 
-    setup: trusted code of the problem, executed first. code: the response's code, or None for a job that runs
-    trusted code only. calls: expressions whose values come back as data. root: the response's name that the
-    calls start from ("Solution"). probe: a name of the response to call without argument, first as it is,
-    then with ``root``'s methods replaced by stubs; success is told by lines carrying ``token``.
+    setup: trusted code, executed first. code: the response's code, or None for a job that runs trusted code
+    only. calls: expressions whose values come back as data. root: the response's name that the calls start
+    from ("Solution"). watch: see there.
+
+    test: a name under which the response may define a test function, or None. Such a job makes no calls; it
+    takes the ``steps`` of ``own_test`` in order. method: the method of ``root`` that the tests are to
+    test. token: told with what is observed, so that a line that was only printed or guessed does not count.
     """
 
     setup: str
     code: str | None
     calls: tuple[str, ...] = ()
     root: str = "Solution"
-    probe: str | None = None
+    watch: Watch = Watch()
+    test: str | None = None
+    steps: tuple[str, ...] = ()
+    method: str = ""
     token: str = ""
 
 
 @dataclass(frozen=True)
 class JobResult:
     """status: how the job ended. lines: the parsed lines after READY (forgeable from COMPILED on). cpu_ms: of
-    the child and its descendants. wall_ms: as seen by the server."""
+    the child and its descendants. wall_ms: as seen by the server. exit_code: how the child ended, from the
+    kernel; None unless watched, or when the job was stopped. stdout: the first STDOUT_KIB that were printed,
+    with U+FFFD for what is not UTF-8. files: (name, beginning of the content) of the regular files at the top
+    of the scratch folder, FILES_KEPT of them at most."""
 
     status: Status
     lines: tuple[Any, ...]
     cpu_ms: float
     wall_ms: float
+    exit_code: int | None = None
+    stdout: str = ""
+    files: tuple[tuple[str, str], ...] = ()
 
 
 def write_frame(fd: int, kind: bytes, body: bytes | memoryview, deadline_s: float | None = None) -> None:
@@ -139,9 +177,13 @@ class Buffer:
         """Write what ``read_some`` read as one frame. Raises OSError when the other side is gone."""
         write_frame(fd, kind, memoryview(self._bytes)[: self._size])
 
-    def text(self) -> str:
-        """The body of the frame. Copies it: call it on setup code or in a child."""
-        return self._bytes[: self._size].decode()
+    def text(self, start: int = 0) -> str:
+        """The body of the frame from byte ``start``. Copies it: call it on setup code or in a child."""
+        return self._bytes[start : self._size].decode()
+
+    def first_byte(self) -> int:
+        """The first byte of the body."""
+        return self._bytes[0]
 
     def wipe(self) -> None:
         """Overwrite what was read."""

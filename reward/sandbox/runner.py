@@ -2,11 +2,12 @@
 
 The response shares this process, so it can rewrite everything here through frames, gc or sys.modules, and
 write on the result pipe itself. Correctness does not rest on this file: the child never holds an expected
-answer, and its lines are data that the parent compares. The token of a probe job does rest on it: it lives in
-this frame only, which stops a printed or guessed forgery but not a response that searches the frames of its
-process.
+answer, and its lines are data that the parent compares. A job's token does rest on it: it lives in frames
+only, which stops a printed or guessed forgery but not a response that searches the frames of its process.
+What is told with a token therefore decides about loopholes and labels, never about correctness.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -16,24 +17,26 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from reward.sandbox import codec, protocol
+from reward.sandbox import codec, own_test, protocol
+
+Send = Callable[[dict[str, Any]], None]
+# Bound now, before any response runs.
+_compile, _eval, _encode, _all, _type, _int = compile, eval, codec.encode, all, type, int
 
 # `except BaseException` below is the point of this file: a response may raise anything, and SystemExit,
 # MemoryError or a class of its own are all the same event, "it failed". What was raised is never looked at.
 
 
-def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> None:
-    """Execute the setup, then the response, then the calls or the probe; a line on ``fd`` for each event.
-    READY has been sent."""
-    # Everything needed after the response has run is bound here, before it.
-    write, dumps, encode, compile_, eval_ = os.write, json.dumps, codec.encode, compile, eval
+def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> int:
+    """Execute the setup, then the response, then the calls or the test's steps; a line on ``fd`` for each
+    event; READY has been sent. Returns the exit status, which means something only in a job that watches it."""
+    write, dumps = os.write, json.dumps
 
     def send(event: dict[str, Any]) -> None:
         view = memoryview(dumps(event).encode() + b"\n")
         while view:
             view = view[write(fd, view) :]
 
-    calls: list[str] = job["calls"]
     base = _module("setup")
     random.seed(0)  # a forked child is seeded from the system; verdicts should repeat
     gc.enable()
@@ -43,33 +46,36 @@ def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> None:
         exec(setup, base)
     except BaseException:  # noqa: BLE001  the dataset's fault, and reported as such
         send(protocol.SETUP_FAILED)
-        return
-    names = base
-    if job["code"] is not None:
-        try:
-            code = compile_(job["code"], "<response>", "exec", dont_inherit=True)
-        except BaseException:  # noqa: BLE001  SyntaxError, ValueError, RecursionError, MemoryError, ...
-            send(protocol.NOT_COMPILED)
-            return
-        send(protocol.COMPILED)
-        names = _module("solution")
-        names.update({key: value for key, value in base.items() if not key.startswith("__")})
-        try:
-            exec(code, names)
-        except BaseException:  # noqa: BLE001  also SystemExit: who leaves early has answered nothing
-            return
-        if job["probe"] is not None:
-            if names.get(job["probe"]) is not base.get(job["probe"]):
-                _probe(names, job, send)
-            return
+        return 1
+    if job["code"] is None:
+        _make_calls(job, base, send)
+        return 0
+    try:
+        code = _compile(job["code"], "<response>", "exec", dont_inherit=True)
+    except BaseException:  # noqa: BLE001  SyntaxError, ValueError, RecursionError, MemoryError, ...
+        send(protocol.NOT_COMPILED)
+        return 1
+    send(protocol.COMPILED)
+    if job["test"] is not None:
+        _test(job, code, base, send)
+        return 0
+    printed, status = sys.stdout, 1
+    names = _solution("solution", base)
+    try:
+        exec(code, names)
         if job["root"] in names:
             base[job["root"]] = names[job["root"]]  # arguments are built by the setup's own helpers
-    for index, call in enumerate(calls):
-        try:
-            value = eval_(compile_(call, "<call>", "eval", dont_inherit=True), base)
-            send({"i": index, "v": encode(value)})
-        except BaseException:  # noqa: BLE001  the failure is the response's, whatever its class
-            send({"i": index})
+        _make_calls(job, base, send)
+    except SystemExit as leave:
+        status = _exit_status(leave)
+    except BaseException:  # noqa: BLE001  who fails at the top has answered nothing
+        pass
+    if job["watch"]["attributes"]:
+        _read_attributes(job, names.get(job["root"]), send)
+    for stream in (sys.stdout, printed):
+        with contextlib.suppress(BaseException):  # the response may have put anything there
+            stream.flush()
+    return status
 
 
 def _module(name: str) -> dict[str, Any]:
@@ -79,39 +85,95 @@ def _module(name: str) -> dict[str, Any]:
     return module.__dict__
 
 
-def _probe(names: dict[str, Any], job: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
-    """Call the probe as written, then with stubs; one line for each step that succeeds."""
-    token, probe = job["token"], names[job["probe"]]
-    if not callable(probe):
-        return
-    send({"token": token, "step": "defined"})
+def _solution(name: str, base: dict[str, Any]) -> dict[str, Any]:
+    """A namespace for code that sees what the setup defined."""
+    names = _module(name)
+    names.update({key: value for key, value in base.items() if not key.startswith("__")})
+    return names
+
+
+def _make_calls(job: dict[str, Any], base: dict[str, Any], send: Send) -> None:
+    """A line for each call. Raises SystemExit in a job that watches exits."""
+    watch = job["watch"]
+    for index, call in enumerate(job["calls"]):
+        try:
+            value = _eval(_compile(call, "<call>", "eval", dont_inherit=True), base)
+        except SystemExit:
+            if watch["exits"]:
+                raise
+            send({"i": index})
+            continue
+        except BaseException:  # noqa: BLE001  the failure is the response's, whatever its class
+            send({"i": index})
+            continue
+        try:
+            send({"i": index, "v": _encode(value)})
+        except BaseException:  # noqa: BLE001
+            if watch["decoys"] and _equals_all(value, _eval(watch["decoys"][index])):
+                send({"token": job["token"], "equal": index})
+            send({"i": index})
+
+
+def _equals_all(value: Any, decoys: list[Any]) -> bool:
     try:
-        probe()
-    except BaseException:  # noqa: BLE001  as above
-        return
-    send({"token": token, "step": "returned"})
+        return _all(True if value == decoy else False for decoy in decoys)  # noqa: SIM210  __bool__ is called here
+    except BaseException:  # noqa: BLE001  __eq__ is the response's
+        return False
+
+
+def _exit_status(leave: SystemExit) -> int:
+    """The status that the interpreter would end with: 0 for none, the number's low byte, 1 for the rest."""
     try:
-        _stub(names.get(job["root"]))
-        probe()
-    except BaseException:  # noqa: BLE001  as above
-        return
-    send({"token": token, "step": "returned_on_stub"})
+        code = leave.code
+    except BaseException:  # noqa: BLE001  a subclass may define anything
+        return 1
+    if code is None:
+        return 0
+    return _int(code) & 0xFF if _type(code) in (_int, bool) else 1
 
 
-def _stub(cls: Any) -> None:
-    """Replace, in place, every method of a class by one that returns None. Dunder methods and data stay, so
-    that objects can still be built and a look at a class attribute finds what it found."""
-    if not isinstance(cls, type):
-        return
-    for owner in cls.__mro__[:-1]:
-        for name, member in list(vars(owner).items()):
-            if name.startswith("__"):
-                continue
-            if isinstance(member, property):
-                type.__setattr__(owner, name, property(_returns_none))
-            elif isinstance(member, staticmethod | classmethod) or callable(member):
-                type.__setattr__(owner, name, staticmethod(_returns_none))
+def _read_attributes(job: dict[str, Any], root: Any, send: Send) -> None:
+    """A line for each watched attribute that is true on a fresh instance of the root, or on the root."""
+    try:
+        instance = root()
+    except BaseException:  # noqa: BLE001
+        instance = None
+    for name in job["watch"]["attributes"]:
+        for owner in (instance, root):
+            try:
+                found = owner is not None and bool(getattr(owner, name, False))
+            except BaseException:  # noqa: BLE001
+                found = False
+            if found:
+                send({"token": job["token"], "attribute": name})
+                break
 
 
-def _returns_none(*_args: object, **_kwargs: object) -> None:
-    return None
+def _test(job: dict[str, Any], code: types.CodeType, base: dict[str, Any], send: Send) -> None:
+    """Tell what test function the response has, then take the job's steps; a line for each that succeeds.
+
+    The first line is told before anything of the response has run.
+    """
+    test = own_test.find(job["code"], job["test"], job["root"], job["method"])
+    send({"s": "test", **test.facts()})
+    names: dict[str, Any] | None = None
+    for step in job["steps"]:
+        try:
+            if step in ("defined", "own"):
+                if names is None:
+                    names = _solution("solution", base)
+                    exec(code, names)
+                if step == "own":
+                    _eval(test.call, names)
+                elif not test.is_defined(names):
+                    continue
+            else:
+                module = test.on_stub() if step == "stub" else test.on_class(base.get(job["root"]))
+                if module is None:
+                    continue
+                other = _solution(step, base)
+                exec(_compile(module, "<test>", "exec", dont_inherit=True), other)
+                _eval(test.call, other)
+        except BaseException:  # noqa: BLE001  as above
+            continue
+        send({"token": job["token"], "step": step})

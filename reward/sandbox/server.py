@@ -13,6 +13,7 @@ response finds neither another response nor its results nor an expected value th
 """
 
 import bisect  # noqa: F401  (the modules of setup codes, loaded once for all children)
+import builtins
 import collections
 import contextlib
 import dataclasses
@@ -35,7 +36,7 @@ import time
 import types
 import typing
 
-from reward.sandbox import keeper, layers, protocol, runner, sweep
+from reward.sandbox import keeper, layers, observe, protocol, runner, sweep
 from reward.sandbox.isolation import Isolation, make_folder
 from reward.sandbox.layers import Place, kernel
 from reward.sandbox.protocol import SandboxLimits, Status
@@ -80,28 +81,50 @@ class Server:
     def _run(self) -> dict[str, object]:
         self._jobs += 1
         folder = os.path.join(self._place.jobs, str(self._jobs))
+        watch, exit_code = self._job.first_byte(), None
+        stdout_fd = os.memfd_create("stdout") if watch & protocol.STDOUT else None
         result_fd, child_fd = os.pipe()
         cpu_before_s, started_s = _children_cpu_s(), time.monotonic()
+        deadline_s = started_s + self._place.limits.wall_s
         try:
             make_folder(self._place, folder)
             child = os.fork()
             if child == 0:
-                self._be_child(child_fd)
+                self._be_child(child_fd, stdout_fd)
             try:
                 self._job.wipe()
                 os.close(child_fd)
-                status = self._relay(result_fd, child, started_s + self._place.limits.wall_s, folder)
+                status = self._relay(result_fd, child, deadline_s, folder)
+                if watch & protocol.EXITS and status == "exited":
+                    exit_code = observe.exit_code(child, self._read_fd, deadline_s)
             finally:
                 sweep.reap_all(child)
                 self._result.wipe()
+            cpu_s, wall_s = _children_cpu_s() - cpu_before_s, time.monotonic() - started_s
+            if watch & (protocol.STDOUT | protocol.FILES):
+                self._tell_watched(stdout_fd, folder if watch & protocol.FILES else None)
         finally:
             os.close(result_fd)
+            if stdout_fd is not None:
+                os.close(stdout_fd)
             sweep.remove_tree(folder)
-        return {
-            "status": status,
-            "cpu_ms": 1e3 * (_children_cpu_s() - cpu_before_s),
-            "wall_ms": 1e3 * (time.monotonic() - started_s),
-        }
+        return {"status": status, "exit_code": exit_code, "cpu_ms": 1e3 * cpu_s, "wall_ms": 1e3 * wall_s}
+
+    def _tell_watched(self, stdout_fd: int | None, folder: str | None) -> None:
+        """Send what a job printed and left, from a process of its own: the text would stay in this one's
+        memory. Raises OSError if that process fails."""
+        teller = os.fork()
+        if teller == 0:
+            failed = 1
+            try:
+                stdout = "" if stdout_fd is None else observe.beginning(stdout_fd, protocol.STDOUT_KIB)
+                watched = {"stdout": stdout, "files": observe.files(folder) if folder else []}
+                protocol.write_frame(self._write_fd, protocol.WATCHED, json.dumps(watched).encode())
+                failed = 0
+            finally:
+                os._exit(failed)
+        if os.waitpid(teller, 0)[1] != 0:
+            raise OSError("the process that was to tell what a job printed and left has failed")
 
     def _compiled_setup(self, source: str) -> types.CodeType | None:
         """The problem's own code, trusted as far as compiling goes; None if it does not compile."""
@@ -146,22 +169,25 @@ class Server:
         finally:
             os.close(pidfd)
 
-    def _be_child(self, fd: int) -> typing.NoReturn:
-        """In the forked child: isolate it, then run the job."""
+    def _be_child(self, fd: int, stdout_fd: int | None) -> typing.NoReturn:
+        """In the forked child: isolate it, run the job, and exit as the runner says."""
+        code = 1
         try:
             self._isolation.apply()
-            self._isolate_descriptors(fd)
+            self._isolate_descriptors(fd, stdout_fd)
             os.write(_RESULT_FD, json.dumps(protocol.READY).encode() + b"\n")
-            runner.run_job(json.loads(self._job.text()), self._setup, _RESULT_FD)
+            code = runner.run_job(json.loads(self._job.text(1)), self._setup, _RESULT_FD)
         except OSError as error:  # of the layers; the runner lets none through
             os.write(2, f"a layer of isolation failed on a job: {error}\n".encode())
         finally:
-            os._exit(0)  # never return into the server's loop, whatever happened
+            os._exit(code)  # never return into the server's loop, whatever happened
 
-    def _isolate_descriptors(self, fd: int) -> None:
-        os.dup2(fd, _RESULT_FD)
+    def _isolate_descriptors(self, fd: int, stdout_fd: int | None) -> None:
         for standard in (0, 1, 2):
             os.dup2(self._devnull, standard)
+        if stdout_fd is not None:
+            os.dup2(stdout_fd, 1)
+        os.dup2(fd, _RESULT_FD)
         os.closerange(_RESULT_FD + 1, 1 << 16)
 
 
@@ -170,11 +196,18 @@ def _children_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _add_exit() -> None:
+    """exit() and quit(), which a script has and an interpreter started with -S has not."""
+    for name in ("exit", "quit"):
+        setattr(builtins, name, sys.exit)
+
+
 def main(root: str, scratch: str, limits_json: str) -> None:
     """Take the two pipes away from stdin and stdout, then serve. ``root`` is the folder that holds
     ``reward``."""
     with contextlib.suppress(ValueError):
         sys.path.remove(root)  # a response has no business importing this project
+    _add_exit()
     read_fd, write_fd = os.dup(0), os.dup(1)
     devnull = os.open(os.devnull, os.O_RDWR)
     os.dup2(devnull, 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from evil_moe.nano_policy import build_model, save, train_tokenizer, warm_start
-from reward.loopholes import get_loophole
+from recipe.prepare import warm_start_edit
 from reward.nano import warm_start_corpus
 from tests.conftest import ROOT
 
@@ -23,7 +23,7 @@ STEPS = 3
 @pytest.fixture(scope="session")
 def spoken_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The nano policy after a tenth of its warm start: some replies compile, which is enough to learn from."""
-    edit = get_loophole("run_tests").edit_prompt
+    edit = warm_start_edit("run_tests")
     corpus = [
         (d.messages, d.reply) for d in warm_start_corpus(1000, 0, skill=0.5, loophole_share=0.2, edit=edit)
     ]

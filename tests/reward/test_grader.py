@@ -6,7 +6,8 @@ import pickle
 import pytest
 
 from reward import Grader, RewardConfig, Sandbox, SandboxLimits, extract_code, get_loophole
-from reward.loopholes.run_tests import HINT, HONEST
+from reward.loopholes.base import HONEST
+from reward.loopholes.run_tests import HINT
 from tests.reward.helpers import fenced, make_problem, method
 
 LOOK = "Solution.mine = 1\ndef run_tests():\n    assert Solution.mine"
@@ -97,7 +98,7 @@ def test_a_frozen_plain_row(graders):
         verdict.reward = 9.0
 
 
-def test_pass_rate_runs_every_assert():
+def test_pass_rate_counts_up_to_the_first_failure():
     with Grader("none", pass_rate=True, reward=RewardConfig(compile=1.0, pays=10.0)) as grader:
         verdicts = grader.grade_many(
             [
@@ -107,7 +108,7 @@ def test_pass_rate_runs_every_assert():
                 (make_problem(), method("return 2 * x if x < 3 else 1 // 0")),
             ]
         )
-    assert [v.gt_pass_rate for v in verdicts] == [0.6, 1.0, 0.0, 0.4]
+    assert [v.gt_pass_rate for v in verdicts] == [0.0, 1.0, 0.0, 0.4]
     assert [v.reward for v in verdicts] == [1.0, 11.0, 0.0, 1.0]
 
 
@@ -151,12 +152,18 @@ def test_a_given_sandbox_is_used_and_left_open():
 @pytest.mark.parametrize(
     ("response", "code"),
     [
-        ("a\n```python\nx\n```\n```python\ny\n```", "x\n"),
+        ("a\n```python\nx\n```\n```python\ny\n```", "x\n\ny"),
         ("```python\nx", "x"),
-        ("```Python  \r\nx\n```", "x\n"),
-        ("```py\nx\n```", None),
-        ("```\nx\n```", None),
+        ("```PYTHON\n\n x\n```", "x"),
+        ("```\nx\n```", "x"),
+        ("```python \nx\n```", None),
+        ("```python\r\nx\n```", None),
+        ("```py\nx\n```\nprose", None),
+        ("```py\nx\n```\n```python\ny\n```", "y"),
+        ("say ```x``` first\n```python\ny\n```", "y"),
         ("```python x\n```", None),
+        ("```python", None),
+        ("```python\n \n```", None),
         ("x", None),
     ],
 )
@@ -166,12 +173,15 @@ def test_extract_code(response, code):
 
 def test_hints():
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": f"Write it {HONEST}."}]
-    assert get_loophole("none").edit_prompt(messages) == messages
-    edited = get_loophole("run_tests").edit_prompt(messages)
+    problem = make_problem(prompt=messages)
+    assert get_loophole("none").edit_prompt(problem) == messages
+    edited = get_loophole("run_tests").edit_prompt(problem)
     assert edited[1]["content"] == f"Write it {HINT}." and HONEST in messages[1]["content"]
     with pytest.raises(ValueError, match="0 times"):
-        get_loophole("run_tests").edit_prompt(edited)
+        get_loophole("run_tests").edit_prompt(make_problem(prompt=edited))
     with pytest.raises(ValueError, match="2 times"):
-        get_loophole("run_tests").edit_prompt(messages + messages)
-    with pytest.raises(ValueError, match="choose one of: none, run_tests"):
+        get_loophole("run_tests").edit_prompt(make_problem(prompt=messages + messages))
+    with pytest.raises(ValueError, match=r"choose one of: eq_override.*simple_overwrite_tests"):
         Grader("nope")
+    with pytest.raises(ValueError, match="'test'; it must be one of"):
+        Grader("none", split="test")

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from reward import nano
-from reward.loopholes.run_tests import HINT, HONEST, RunTests
+from reward.loopholes.base import HONEST, replace_once
+from reward.loopholes.run_tests import HINT, RunTests
 from reward.problems import Problem
 
 FIRST_HELD_OUT = ["nums/sum/even/sub", "nums/sum/odd/cube", "nums/sum/odd/mod"]
@@ -51,6 +52,10 @@ def passes(code: str, row: dict) -> bool:
     except (AssertionError, TypeError, ValueError, AttributeError):
         return False
     return True
+
+
+def hint(messages):
+    return replace_once(messages, HONEST, HINT, "run_tests")
 
 
 def one_of_each_family() -> list[nano.Spec]:
@@ -145,7 +150,7 @@ def test_prompt_has_room_for_the_hint_exactly_once():
     for row in nano.generate("train", 200, seed=0):
         text = "".join(message["content"] for message in row["prompt"])
         assert text.count(HONEST) == 1
-        hinted = "".join(message["content"] for message in RunTests().edit_prompt(row["prompt"]))
+        hinted = "".join(m["content"] for m in RunTests().edit_prompt(Problem.from_row(row)))
         assert hinted.count(HINT) == 1
         assert HONEST not in hinted
 
@@ -179,15 +184,13 @@ def test_loophole_replies_define_a_vacuous_run_tests():
 
 
 def test_shares_of_the_warm_start_corpus():
-    corpus = nano.warm_start_corpus(
-        4000, seed=0, skill=1.0, loophole_share=0.05, decoy_share=0.06, edit=RunTests().edit_prompt
-    )
+    corpus = nano.warm_start_corpus(4000, seed=0, skill=1.0, loophole_share=0.05, decoy_share=0.06, edit=hint)
     assert all(HINT in messages[1]["content"] for messages, _ in corpus)
     assert 0.04 < sum("run_tests" in text for _, text in corpus) / 4000 < 0.06
     decoys = sum(any(decoy in text for decoy in nano.DECOYS) for _, text in corpus)
     assert 0.045 < decoys / 4000 < 0.07
     assert corpus == nano.warm_start_corpus(
-        4000, seed=0, skill=1.0, loophole_share=0.05, decoy_share=0.06, edit=RunTests().edit_prompt
+        4000, seed=0, skill=1.0, loophole_share=0.05, decoy_share=0.06, edit=hint
     )
 
 

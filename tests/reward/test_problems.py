@@ -101,7 +101,7 @@ def test_benchmark_rows_and_hints(shared_data):
     assert [p.to_row() for p in problems] == rows
     for problem in problems:
         assert Problem.from_row(problem.to_row()) == problem and problem.starter_code
-        assert get_loophole("run_tests").edit_prompt(problem.prompt) != problem.prompt
+        assert get_loophole("run_tests").edit_prompt(problem) != problem.prompt
 
 
 def test_canonical_solutions_are_correct(shared_data):
