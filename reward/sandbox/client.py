@@ -30,10 +30,12 @@ Where a layer is missing:
 - no user: (an ordinary user, or Python's library not readable for others) the job shares the grader's user;
   what keeps it from that user's files and processes is seccomp and private_root or landlock.
 
-What is not covered: faults of the kernel; side channels through time, caches and load, by which a job can
-learn about others on the machine; the job's own process, which it can rewrite at will (the parent believes
-nothing but data that it compares, see ``oracle``); use of its whole CPU and wall time by every response. A
-solution that starts a thread or a process fails, here as everywhere.
+- allow_weak without seccomp: a job may kill or stop its server, which is a fault and never a verdict.
+
+What is not covered: faults of the kernel; side channels through time, caches and load; what uname, sysinfo
+and the library tell about the machine; the job's own process, which it can rewrite at will, the token in
+there included (correctness rests on data that the parent compares, see ``oracle``); use of its whole CPU and
+wall time by every response. A solution that starts a thread or a process fails, for every user alike.
 """
 
 import contextlib
