@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo compare test test-fast lint format bench lock doctor clean
+.PHONY: help setup demo compare test test-fast lint format bench attacks lock doctor clean
 
 # What `make demo` runs; `make demo SEED=1` is another seed, `make demo ARM=absorb` another arm.
 ARM ?= router
@@ -50,6 +50,9 @@ format: setup ## Format the code and mend what ruff can mend
 
 bench: setup ## Measure the sandbox and the adapter
 	@for script in scripts/bench/*.py; do echo "== $$script"; $(bin)/python $$script || exit 1; done
+
+attacks: setup ## Print what each family of attacks on the grader gained and harmed
+	@PYTHONPATH=. $(bin)/python scripts/attack_table.py
 
 lock: setup ## Compile requirements/cpu.lock anew
 	@scripts/lock.sh

@@ -30,10 +30,12 @@ Where a layer is missing:
 - no user: (an ordinary user, or Python's library not readable for others) the job shares the grader's user;
   what keeps it from that user's files and processes is seccomp and private_root or landlock.
 
-What is not covered: faults of the kernel; side channels through time, caches and load, by which a job can
-learn about others on the machine; the job's own process, which it can rewrite at will (the parent believes
-nothing but data that it compares, see ``oracle``); use of its whole CPU and wall time by every response. A
-solution that starts a thread or a process fails, here as everywhere.
+- allow_weak without seccomp: a job may kill or stop its server, which is a fault and never a verdict.
+
+What is not covered: faults of the kernel; side channels through time, caches and load; what uname, sysinfo
+and the library tell about the machine; the job's own process, which it can rewrite at will, the token in
+there included (correctness rests on data that the parent compares, see ``oracle``); use of its whole CPU and
+wall time by every response. A solution that starts a thread or a process fails, for every user alike.
 """
 
 import contextlib
@@ -55,18 +57,15 @@ from reward.sandbox.layers import LayerReport
 from reward.sandbox.protocol import Job, JobResult, SandboxLimits
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# The packages are entered as empty modules: their __init__ files import the grader and the client, which the server
-# has no use for, and every page it holds is paid for at each fork.
-_BOOT = """
-import sys, types
+# Packages are entered as empty modules: what their __init__ imports, the server would pay for at each fork.
+_BOOT = """import sys, types
 root = sys.argv[1]
 sys.path.insert(0, root)
 for name in ("reward", "reward.sandbox"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [root + "/" + name.replace(".", "/")]
 from reward.sandbox.server import main
-main(*sys.argv[1:4])
-"""
+main(*sys.argv[1:4])"""
 _T = TypeVar("_T")
 _LINES = 16  # a job's lines beside two for each call; the first lines are the runner's own
 _GRACE_S = 15.0  # on top of wall_s, for the server to start, kill, reap and answer
@@ -95,8 +94,7 @@ class Sandbox:
         self._scratch = ""
         self._hello: _Hello | None = None
         self._setup: str | None = None  # the setup code that the server has
-        self._watch: dict[str, bool] | None = None
-        self._calls = CallNumbers()
+        self._calls = CallNumbers()  # and the calls
         self._closed = False
 
     def __enter__(self) -> "Sandbox":
@@ -189,7 +187,7 @@ class Sandbox:
         stderr."""
         keeper, hello = self._keeper, self._hello
         self._keeper = self._hello = self._setup = None
-        self._watch, self._calls = None, CallNumbers()
+        self._calls = CallNumbers()
         if keeper is not None:
             assert keeper.stdin and keeper.stdout
             if hello is not None:
@@ -226,25 +224,24 @@ class Sandbox:
         if setup != self._setup:
             protocol.write_frame(to_server, protocol.SETUP, setup.encode(), deadline_s)
             self._setup = setup
-        watch = {name: fields["watch"][name] for name in ("exits", "stdout", "files")}
-        if watch != self._watch:
-            protocol.write_frame(to_server, protocol.WATCH, json.dumps(watch).encode(), deadline_s)
-            self._watch = watch
         if job.code is not None and job.calls:
             number, is_new = self._calls.number(job.calls)
             if is_new:
-                protocol.write_frame(
-                    to_server, protocol.CALLS, json.dumps([number, job.calls]).encode(), deadline_s
-                )
-            if number:
-                fields["calls"] = number
-        protocol.write_frame(to_server, protocol.JOB, json.dumps(fields).encode(), deadline_s)
+                told = json.dumps([number, job.calls]).encode()
+                protocol.write_frame(to_server, protocol.CALLS, told, deadline_s)
+            fields["calls"] = number or job.calls
+        body = bytes([job.watch.flags()]) + json.dumps(fields).encode()
+        protocol.write_frame(to_server, protocol.JOB, body, deadline_s)
+        watched: dict[str, Any] = {"stdout": "", "files": []}
         most_lines = _LINES + 2 * len(job.calls)
         rest, lines, stopped = bytearray(), list[Any](), False
         while True:
             kind, body = protocol.read_frame(from_server, deadline_s)
             if kind == protocol.FAULT:
                 raise _Broken(f"the server reported: {json.loads(body)}")
+            if kind == protocol.WATCHED:
+                watched = json.loads(body)
+                continue
             if kind == protocol.END:
                 break
             rest += body
@@ -267,8 +264,8 @@ class Sandbox:
             end["cpu_ms"],
             end["wall_ms"],
             end["exit_code"],
-            end["stdout"],
-            tuple((name, text) for name, text in end["files"]),
+            watched["stdout"],
+            tuple((name, text) for name, text in watched["files"]),
         )
 
 

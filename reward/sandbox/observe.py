@@ -2,7 +2,6 @@
 
 All of it is bounded, and none of it is taken from what the child says about itself.
 """
-# Plain system calls: the folder was filled by hostile code, and it matters which call follows links.
 
 import contextlib
 import os

@@ -4,11 +4,12 @@ Client and server exchange frames on two pipes: one kind byte, four length bytes
 
     client -> server   P  setup code of the jobs to come, UTF-8
                        C  calls of jobs to come and their number, JSON (see ``calls``)
-                       W  what the server is to watch of the jobs to come: exits, stdout, files, JSON
-                       J  a job without its setup, its calls or their number, JSON
+                       J  a job: one byte that says what the server itself is to watch, then the job
+                          without its setup, and with its calls or their number, JSON
                        S  stop the running job (ignored when none runs)
     server -> client   H  once: its process id and what its layers of isolation found, JSON
-                       L  bytes the child wrote  E  the end of the job, JSON    F  a fault, JSON string
+                       L  bytes the child wrote  W  what was watched, JSON
+                       E  the end of the job, JSON    F  a fault, JSON string
 
 The child writes lines of JSON on its result pipe; the server passes them on unread, because after the
 response has started they may be forged. The lines written before the response starts cannot be: ``READY``,
@@ -24,8 +25,9 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-SETUP, CALLS, WATCH, JOB, STOP = b"P", b"C", b"W", b"J", b"S"
-HELLO, LINES, END, FAULT = b"H", b"L", b"E", b"F"
+SETUP, CALLS, JOB, STOP = b"P", b"C", b"J", b"S"
+HELLO, LINES, WATCHED, END, FAULT = b"H", b"L", b"W", b"E", b"F"
+EXITS, STDOUT, FILES = 1, 2, 4
 READY = {"s": "ready"}
 SETUP_FAILED = {"s": "setup_failed"}
 NOT_COMPILED = {"s": "not_compiled"}
@@ -80,6 +82,10 @@ class Watch:
     files: bool = False
     attributes: tuple[str, ...] = ()
     decoys: tuple[str, ...] = ()
+
+    def flags(self) -> int:
+        """What concerns the server, which does not parse jobs."""
+        return EXITS * self.exits | STDOUT * self.stdout | FILES * self.files
 
 
 @dataclass(frozen=True)
@@ -172,9 +178,13 @@ class Buffer:
         """Write what ``read_some`` read as one frame. Raises OSError when the other side is gone."""
         write_frame(fd, kind, memoryview(self._bytes)[: self._size])
 
-    def text(self) -> str:
-        """The body of the frame. Copies it: call it on setup code or in a child."""
-        return self._bytes[: self._size].decode()
+    def text(self, start: int = 0) -> str:
+        """The body of the frame from byte ``start``. Copies it: call it on setup code or in a child."""
+        return self._bytes[start : self._size].decode()
+
+    def first_byte(self) -> int:
+        """The first byte of the body."""
+        return self._bytes[0]
 
     def wipe(self) -> None:
         """Overwrite what was read."""

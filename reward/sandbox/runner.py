@@ -29,7 +29,7 @@ _compile, _eval, _encode, _all, _type, _int = compile, eval, codec.encode, all, 
 
 def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> int:
     """Execute the setup, then the response, then the calls or the test's steps; a line on ``fd`` for each
-    event. READY has been sent. Returns the exit status, which means something only in a job that watches it."""
+    event; READY has been sent. Returns the exit status, which means something only in a job that watches it."""
     write, dumps = os.write, json.dumps
 
     def send(event: dict[str, Any]) -> None:

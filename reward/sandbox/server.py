@@ -9,8 +9,8 @@ job costs one fork instead of an interpreter start.
            -> child (isolated; runs the response)
 
 A child inherits this process's memory, so jobs and results pass through two buffers that are wiped: a
-response finds neither another response nor its results nor an expected value there. Setup codes and the problems'
-calls stay.
+response finds neither another response nor its results nor an expected value there. Setup codes and the
+problems' calls stay.
 """
 
 import bisect  # noqa: F401  (the modules of setup codes, loaded once for all children)
@@ -60,7 +60,6 @@ class Server:
         self._setup: types.CodeType | None = None
         self._setups: collections.OrderedDict[str, types.CodeType | None] = collections.OrderedDict()
         self._calls = CompiledCalls()
-        self._watch = {"exits": False, "stdout": False, "files": False}
         self._job, self._result = protocol.Buffer(), protocol.Buffer(_RELAY_BYTES)
 
     def serve(self) -> None:
@@ -73,8 +72,6 @@ class Server:
                 return
             if kind == protocol.SETUP:
                 self._setup = self._compiled_setup(self._job.text())
-            if kind == protocol.WATCH:
-                self._watch = json.loads(self._job.text())
             if kind == protocol.CALLS:
                 self._calls.add(self._job.text())
                 gc.freeze()  # a collection in a child would write on, and so copy, every page of them
@@ -90,8 +87,8 @@ class Server:
     def _run(self) -> dict[str, object]:
         self._jobs += 1
         folder = os.path.join(self._place.jobs, str(self._jobs))
-        exit_code, stdout, files = None, "", list[tuple[str, str]]()
-        stdout_fd = os.memfd_create("stdout") if self._watch["stdout"] else None
+        watch, exit_code = self._job.first_byte(), None
+        stdout_fd = os.memfd_create("stdout") if watch & protocol.STDOUT else None
         result_fd, child_fd = os.pipe()
         cpu_before_s, started_s = _children_cpu_s(), time.monotonic()
         deadline_s = started_s + self._place.limits.wall_s
@@ -104,28 +101,37 @@ class Server:
                 self._job.wipe()
                 os.close(child_fd)
                 status = self._relay(result_fd, child, deadline_s, folder)
-                if self._watch["exits"] and status == "exited":
+                if watch & protocol.EXITS and status == "exited":
                     exit_code = observe.exit_code(child, self._read_fd, deadline_s)
             finally:
                 sweep.reap_all(child)
                 self._result.wipe()
-            if stdout_fd is not None:
-                stdout = observe.beginning(stdout_fd, protocol.STDOUT_KIB)
-            if self._watch["files"]:
-                files = observe.files(folder)
+            cpu_s, wall_s = _children_cpu_s() - cpu_before_s, time.monotonic() - started_s
+            if watch & (protocol.STDOUT | protocol.FILES):
+                self._tell_watched(stdout_fd, folder if watch & protocol.FILES else None)
         finally:
             os.close(result_fd)
             if stdout_fd is not None:
                 os.close(stdout_fd)
-            sweep.remove_tree(folder)
-        return {
-            "status": status,
-            "exit_code": exit_code,
-            "stdout": stdout,
-            "files": files,
-            "cpu_ms": 1e3 * (_children_cpu_s() - cpu_before_s),
-            "wall_ms": 1e3 * (time.monotonic() - started_s),
-        }
+            # The whole of it: a job of the server's own user can write beside its folder, for the next to read.
+            sweep.empty_folder(self._place.jobs)
+        return {"status": status, "exit_code": exit_code, "cpu_ms": 1e3 * cpu_s, "wall_ms": 1e3 * wall_s}
+
+    def _tell_watched(self, stdout_fd: int | None, folder: str | None) -> None:
+        """Send what a job printed and left, from a process of its own: the text would stay in this one's
+        memory. Raises OSError if that process fails."""
+        teller = os.fork()
+        if teller == 0:
+            failed = 1
+            try:
+                stdout = "" if stdout_fd is None else observe.beginning(stdout_fd, protocol.STDOUT_KIB)
+                watched = {"stdout": stdout, "files": observe.files(folder) if folder else []}
+                protocol.write_frame(self._write_fd, protocol.WATCHED, json.dumps(watched).encode())
+                failed = 0
+            finally:
+                os._exit(failed)
+        if os.waitpid(teller, 0)[1] != 0:
+            raise OSError("the process that was to tell what a job printed and left has failed")
 
     def _compiled_setup(self, source: str) -> types.CodeType | None:
         """The problem's own code, trusted as far as compiling goes; None if it does not compile."""
@@ -171,27 +177,26 @@ class Server:
             os.close(pidfd)
 
     def _be_child(self, fd: int, stdout_fd: int | None) -> typing.NoReturn:
-        """In the forked child: isolate it, then run the job."""
+        """In the forked child: isolate it, run the job, and exit as the runner says."""
         code = 1
         try:
             self._isolation.apply()
             self._isolate_descriptors(fd, stdout_fd)
             os.write(_RESULT_FD, json.dumps(protocol.READY).encode() + b"\n")
-            job = json.loads(self._job.text())
+            job = json.loads(self._job.text(1))
             self._calls.put_into(job)
             code = runner.run_job(job, self._setup, _RESULT_FD)
         except OSError as error:  # of the layers; the runner lets none through
             os.write(2, f"a layer of isolation failed on a job: {error}\n".encode())
         finally:
-            # never return into the server's loop, whatever happened; 1 also for the end by a signal
-            os._exit(code if 0 <= code < 256 else 1)
+            os._exit(code)  # never return into the server's loop, whatever happened
 
     def _isolate_descriptors(self, fd: int, stdout_fd: int | None) -> None:
+        for standard in (0, 1, 2):
+            os.dup2(self._devnull, standard)
         if stdout_fd is not None:
             os.dup2(stdout_fd, 1)
         os.dup2(fd, _RESULT_FD)
-        for standard in (0, 1, 2) if stdout_fd is None else (0, 2):
-            os.dup2(self._devnull, standard)
         os.closerange(_RESULT_FD + 1, 1 << 16)
 
 

@@ -100,3 +100,14 @@ def remove_tree(root: str) -> None:
                 os.rename(path, moved)
                 pending.append(moved)
             os.rmdir(folder)
+
+
+def empty_folder(folder: str) -> None:
+    """Delete all that hostile code put into a folder, and let this user enter it again."""
+    os.chmod(folder, 0o711)
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            remove_tree(path)
+        else:
+            os.unlink(path)

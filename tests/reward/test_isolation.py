@@ -213,7 +213,9 @@ from reward import Grader, SandboxLimits
 from tests.reward.helpers import make_problem, method
 with Grader("run_tests", limits=SandboxLimits(cpu_s=1, wall_s=2)) as grader:
     bodies = ["return 2 * x", "return x", "import os; os.kill(os.getppid(), 9)", "while True: pass",
-              "import socket; socket.socket(); return 2 * x", "return 2 * x if open('/etc/passwd') else 0"]
+              "import socket; socket.socket(); return 2 * x", "return 2 * x if open('/etc/passwd') else 0",
+              "import os; open('../left', 'w'); os.chmod('..', 0); return 2 * x",
+              "import os; return 0 if os.path.exists('../left') else 2 * x"]
     verdicts = [grader.grade(make_problem(), method(body)).correct for body in [*bodies, bodies[0]]]
     layers = {one.name: one.available for one in grader._sandboxes[0].layers()}
 print(json.dumps([verdicts, layers, grader.faults, os.getuid()]))
@@ -233,7 +235,7 @@ def test_it_works_as(who: tuple[str, ...]):
     )
     assert done.returncode == 0, done.stderr
     verdicts, layers, faults, uid = json.loads(done.stdout)
-    assert verdicts == [True, False, False, False, False, False, True] and faults == 0
+    assert verdicts == [True, *[False] * 6, True, True] and faults == 0
     assert layers["seccomp"] and layers["capabilities"] and not layers["user"]
     assert uid == (65534 if who is NOBODY else 0)
 
