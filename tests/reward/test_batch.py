@@ -295,7 +295,6 @@ def test_the_split_decides_which_family_of_markers_pays(files, tmp_path):
 
 
 def test_rows_are_read_with_their_mode(files):
-    _, responses = files
-    known = {1: make_problem()}
-    rows = list(read_responses(responses(GOOD, {**GOOD, "mode": "none"}), known, "run_tests"))
+    path = files[1](GOOD, {**GOOD, "mode": "none"})
+    rows = list(read_responses(path, {1: make_problem()}, "run_tests"))
     assert [row.mode for row in rows] == ["run_tests", "none"]
