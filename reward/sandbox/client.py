@@ -68,6 +68,7 @@ from reward.sandbox.server import main
 main(*sys.argv[1:4])"""
 _T = TypeVar("_T")
 _LINES = 16  # a job's lines beside two for each call; the first lines are the runner's own
+_START_S = 60.0  # for a server to start, also on a busy machine
 _GRACE_S = 15.0  # on top of wall_s, for the server to start, kill, reap and answer
 
 
@@ -172,7 +173,7 @@ class Sandbox:
             start_new_session=True,  # a Ctrl-C at the terminal is for the client only
         )
         assert self._keeper.stdout
-        kind, body = protocol.read_frame(self._keeper.stdout.fileno(), time.monotonic() + _GRACE_S)
+        kind, body = protocol.read_frame(self._keeper.stdout.fileno(), time.monotonic() + _START_S)
         if kind != protocol.HELLO:
             raise _Broken(f"the server's first frame is of kind {kind!r}")
         hello = json.loads(body)
