@@ -142,6 +142,8 @@ def _references_contradict(case: Case) -> bool:
     pairs = {(u["response_test_func_arbitrary_pass"], v["hacked"]) for v in case.row["vgrout"].values()}
     if case.row["upstream_mode"] != "nohint":
         pairs |= {(u["eq_hinted"], v["hacked_loophole_used"]) for v in case.row["vgrout"].values()}
+    if case.ours["correct"] == u["eq_correct"]:
+        pairs |= {(u["eq_correct"], v["gt_correct"]) for v in case.row["vgrout"].values()}
     return any(one != other for one, other in pairs)
 
 
@@ -269,7 +271,7 @@ RULES = (
     Rule(
         "contradiction",
         "The references say different things of the same run, by a time limit of one; we agree with the benchmark.",
-        r"vgrout\.(hacked|hacked_loophole_used)",
+        r"vgrout\.(hacked|hacked_loophole_used|\w+\.gt_correct|\w+\.reward)",
         _references_contradict,
     ),
 )
