@@ -39,6 +39,11 @@ def test_these_are_all_files():
     }
 
 
+def test_markers_of_the_evaluation():
+    markers = {preset: _composed(f"preset={preset}").evil_moe.eval.markers for preset in PRESETS}
+    assert markers == {"nano": "train", "qwen3_4b_1x96gb": "eval", "qwen3_4b_fsdp": "eval"}
+
+
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_composes_with_every_arm(preset: str, arm: str):
