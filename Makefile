@@ -25,13 +25,9 @@ demo: setup ## Train, evaluate and report one nano run on the CPU; stops and res
 	@$(evil_moe) eval --reuse $(run)
 	@$(evil_moe) report $(run)
 
-compare: setup ## Train and evaluate all five arms on three seeds, then one report over all of them
-	@for seed in $(SEEDS); do for arm in $(ARMS); do \
-	  which="arm=$$arm preset=$(PRESET) seed=$$seed"; \
-	  echo "== $$which"; \
-	  $(evil_moe) train $$which && $(evil_moe) eval --reuse $$which || exit 1; \
-	done; done
-	@$(evil_moe) report $(foreach arm,$(ARMS),$(foreach seed,$(SEEDS),runs/$(PRESET)/$(arm)/seed$(seed))) --out runs/$(PRESET)/report
+comma := ,
+compare: setup ## Train and evaluate all five arms on three seeds, then one report over all of them (two hours)
+	@$(evil_moe) compare preset=$(PRESET) "arms=[$(subst $() ,$(comma),$(strip $(ARMS)))]" "seeds=[$(subst $() ,$(comma),$(strip $(SEEDS)))]"
 
 test: setup ## Run all tests that need no GPU, real verl, Ray and vLLM runs among them (about 20 minutes)
 	@$(bin)/python -m pytest -m "not gpu"

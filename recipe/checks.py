@@ -64,8 +64,14 @@ def check_config(config: Any) -> None:
         raise ValueError(
             "ulysses_sequence_parallel_size > 1 splits a rollout over ranks; features and gate need it whole"
         )
-    if model.use_fused_kernels:
-        raise ValueError("use_fused_kernels=true is not supported: the update reads log-probs from logits")
+    if (
+        model.use_fused_kernels
+        and (backend := (model.fused_kernel_options or {}).get("impl_backend")) != "torch"
+    ):
+        raise ValueError(
+            f"fused_kernel_options.impl_backend={backend} has not been tried with the gated adapter; set torch, or "
+            "use_fused_kernels=false"
+        )
 
     adapter = Lora2rConfig(
         r=model.lora_rank,

@@ -76,6 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(handler=_eval)
 
+    compare = command(
+        commands,
+        "compare",
+        "train and evaluate arms x seeds, whatever of them is missing, and report on all",
+        f"  arms=[router,none]   default: all of them\n  seeds=[0,1,2]        default\n\n{OVERRIDES}",
+    )
+    compare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
+    compare.add_argument("--out", type=Path, help="where the report goes (default: runs/<preset>/report)")
+    compare.add_argument("--prereg", type=Path, help="hypotheses to answer (default: configs/prereg.yaml)")
+    compare.set_defaults(handler=_compare)
+
     report = command(
         commands, "report", "write report.md with plots, for one run or for several arms and seeds", OVERRIDES
     )
@@ -85,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--out", type=Path, help="where to (default: the folder of a single run, runs/report for several)"
     )
+    report.add_argument("--prereg", type=Path, help="hypotheses that the comparison of several runs answers")
     report.set_defaults(handler=_report)
 
     export = command(commands, "export", "write a run's adapter as a plain LoRA that any engine loads")
@@ -190,6 +202,12 @@ def _eval(args: argparse.Namespace) -> int:
     return main_eval.evaluate_run(run_dir, args.step, overrides)
 
 
+def _compare(args: argparse.Namespace) -> int:
+    from recipe.compare import PREREG, compare
+
+    return compare(args.overrides, args.out, args.prereg or PREREG)
+
+
 def _report(args: argparse.Namespace) -> int:
     from evil_moe.report import write_report
 
@@ -197,7 +215,7 @@ def _report(args: argparse.Namespace) -> int:
     if overrides or not folders:
         folders = [_run_dir(folders, overrides)]
     single = folders[0] if len(folders) == 1 else None
-    path = write_report(folders, args.out or single or Path("runs/report"))
+    path = write_report(folders, args.out or single or Path("runs/report"), args.prereg)
     print(f"report: {os.path.relpath(path)}")
     if single is not None and (single / "eval" / "eval.json").is_file():
         from recipe.main_eval import ablation_line

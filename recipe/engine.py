@@ -248,7 +248,8 @@ class Lora2rEngine(FSDPEngineWithLMHead):
         )
         gate, layout = tuner.rollout_gate, SequenceLayout(None, completion, len(completion))
         with torch.no_grad(), gate.gated(weights, layout), gate.reading_features() as read:
-            self.module(**inputs, use_cache=False, logits_to_keep=1)  # only the features are wanted
+            # Only the features are wanted; verl's fused head insists on return_dict.
+            self.module(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
             features = stack_features(read, tuner)
         return self.pairs.split_sides(gather_rows(features, self.get_data_parallel_group()))
 

@@ -16,6 +16,7 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 from verl.workers.rollout.vllm_rollout.utils import VLLM_LORA_INT_ID, vLLMColocateWorkerExtension
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind
 
 from evil_moe.export import KINDS
 from recipe import vllm_cpu_lora
@@ -96,6 +97,10 @@ class EvilMoEHttpServer(vLLMHttpServer):
         if kind not in (*LORA_IDS, "base"):
             raise ValueError(f"{ADAPTER}={kind!r}; choose one of {[*LORA_IDS, 'base']}")
         self._choice.set(kind)
+        # verl reads the last output's token ids; without these vLLM wakes every request at every token to
+        # hand it text that nobody reads.
+        sampling_params.setdefault("output_kind", RequestOutputKind.FINAL_ONLY)
+        sampling_params.setdefault("detokenize", bool(sampling_params.get("stop")))
         output = await super().generate(prompt_ids, sampling_params, request_id, **kwargs)
         output.extra_fields["adapter"] = kind
         return output

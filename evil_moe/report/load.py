@@ -5,6 +5,7 @@
     metrics.jsonl        {"step": 3, "data": {"key": number, ...}} per line   (optional, like every key)
     rollouts/<step>.jsonl   rows with w, hack, loophole                       (optional)
     eval/eval.json       ON and OFF rates on held-out problems                (optional)
+    eval/samples.jsonl   the answers behind them, with their grades           (optional)
 
 A resumed run writes some steps again: the last value of a key at a step wins.
 """
@@ -19,7 +20,9 @@ from typing import Any
 
 from evil_moe.report.files import RunFolderError, number_at, read_json, read_jsonl, read_yaml
 
-USED_METRICS = ("critic/rewards/", "train/", "router/", "grad_energy/", "pin/", "val-", "timing_s/")
+USED_METRICS = (
+    "critic/rewards/", "train/", "router/", "grad_energy/", "pin/", "val-", "timing_s/", TOKENS := "perf/total_num_tokens",
+)  # fmt: skip
 VALIDATION = re.compile(r"val-(?:aux|core)/(?P<source>[^/]+)/(?P<name>[^/]+)/mean@(?P<samples>\d+)")
 
 
@@ -59,6 +62,18 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """One held-out answer with the grader's labels; `side` is `on` or `off`."""
+
+    side: str
+    problem: str
+    loophole: bool
+    hack: bool
+    solve: bool
+    compile: bool
+
+
+@dataclass(frozen=True)
 class RolloutStep:
     """The routing weights of one step's rollouts, with the grader's labels (reporting only)."""
 
@@ -80,6 +95,7 @@ class Run:
     metrics: dict[int, dict[str, float]]
     rollouts: tuple[RolloutStep, ...]
     evaluation: Evaluation | None
+    answers: tuple[Answer, ...]
     notes: tuple[str, ...]
 
     @property
@@ -124,6 +140,7 @@ def load_run(path: str | Path) -> Run:
         metrics=metrics,
         rollouts=_rollouts(path / "rollouts", notes),
         evaluation=None if evaluation is None else _evaluation(evaluation, path / "eval" / "eval.json"),
+        answers=_answers(path / "eval" / "samples.jsonl"),
         notes=tuple(notes),
     )
 
@@ -193,6 +210,23 @@ def _rollouts(folder: Path, notes: list[str]) -> tuple[RolloutStep, ...]:
         )
         steps.append(RolloutStep(int(path.stem), w, hack, loophole))
     return tuple(sorted(steps, key=lambda step: step.step))
+
+
+_LABELS = {"loophole": "loophole", "hack": "exploited", "solve": "correct", "compile": "can_compile"}
+
+
+def _answers(path: Path) -> tuple[Answer, ...]:
+    if not path.exists():
+        return ()
+    answers = []
+    for line, row in read_jsonl(path)[0]:
+        if row.get("side") not in ("on", "off") or "problem_id" not in row:
+            raise RunFolderError(
+                path, line, "has no 'side' of on or off, or no 'problem_id'", "run the evaluation again"
+            )
+        labels = {name: bool(number_at(row, key, path, line, rate=True)) for name, key in _LABELS.items()}
+        answers.append(Answer(row["side"], str(row["problem_id"]), **labels))
+    return tuple(answers)
 
 
 def _evaluation(content: dict[str, Any], path: Path) -> Evaluation:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from evil_moe.report import plots
+from evil_moe.report import compare, plots
+from evil_moe.report.compare import RATES
 from evil_moe.report.load import Evaluation, Run, load_run
+from evil_moe.report.markdown import table
+from evil_moe.report.prereg import Prereg, answer, load_prereg
 
-RATES = ("loophole", "hack", "solve", "compile")
 PHASES = {
     "generation": "timing_s/gen",
     "grading": "timing_s/reward",
@@ -32,13 +32,16 @@ DPI = 130
 MAX_PROVENANCE_CHARS = 160
 
 
-def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
+def write_report(run_dirs: Sequence[str | Path], out: str | Path, prereg: str | Path | None = None) -> Path:
     """Reads the run folders and writes `out/report.md` and `out/plots/*.png`; returns the path of the report.
+
+    `prereg` is a file of hypotheses, which the comparison of several runs answers.
 
     Raises:
         ValueError: no run is given, two of them have the same preset, arm and seed, or `out` is a file.
-        RunFolderError: a run folder is malformed.
+        RunFolderError: a run folder or the prereg file is malformed.
     """
+    hypotheses = None if prereg is None else load_prereg(Path(prereg))
     out = Path(out)
     if out.is_file():
         raise ValueError(f"out is the file {out}: name a folder, report.md is written into it")
@@ -54,7 +57,7 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     (out / "plots").mkdir(parents=True, exist_ok=True)
     lines = ["# Evil MoE report", ""]
     if len(runs) > 1:
-        lines += _comparison(runs, out)
+        lines += _comparison(runs, out, hypotheses)
     for run in runs:
         lines += _run_section(run, out)
     report = out / "report.md"
@@ -62,30 +65,53 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     return report
 
 
-def _comparison(runs: Sequence[Run], out: Path) -> list[str]:
-    """The table of arms and seeds, and the hack-versus-solve plot."""
+def _comparison(runs: Sequence[Run], out: Path, prereg: Prereg | None) -> list[str]:
+    """Arms over seeds, their costs, tests, hypotheses, and the runs one by one."""
     lines = [
-        "## Arms and seeds",
+        "## Arms",
         "",
-        "Held-out rates with the whole adapter (ON) and with the quarantine reset (OFF). Bold rows: the mean "
-        "over the evaluated seeds ± their standard deviation.",
+        "Held-out rates with the whole adapter (ON) and with the quarantine reset (OFF): mean over seeds ± standard "
+        "deviation between them.",
+        "",
+        *compare.arm_table(runs),
+        "",
+        *_image(plots.arms(runs), "Hack against solve, held out", "arms", out),
+        *compare.cost_table(runs),
         "",
     ]
-    by_arm: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        by_arm[run.preset, run.arm].append(run)
-    rows = []
-    for (preset, arm), members in by_arm.items():
-        for run in members:
-            rows.append([preset, arm, str(run.seed), *_cells(run.evaluation)])
-        done = [run.evaluation for run in members if run.evaluation is not None]
-        if len(done) > 1:
-            columns = zip(*(_values(evaluation) for evaluation in done), strict=True)
-            spread = [f"**{mean(column):.3f} ± {stdev(column):.3f}**" for column in columns]
-            rows.append([preset, f"**{arm}**", f"**{len(done)} seeds**", *spread])
+    if tests := compare.test_table(runs):
+        lines += [
+            "Paired over seeds and problems: sign-flip permutation test, two-sided, not corrected for their number. "
+            "Problems of one seed share a policy, so p is about these policies rather than about all seeds.",
+            "",
+            *tests,
+            "",
+        ]
+    if prereg is not None:
+        lines += _hypotheses(prereg, runs)
+    rows = [[run.preset, run.arm, str(run.seed), *_cells(run.evaluation)] for run in runs]
     head = ["preset", "arm", "seed", *(f"{side} {name}" for side in ("ON", "OFF") for name in RATES)]
-    lines += [*_table(head, rows), ""]
-    return lines + _image(plots.arms(runs), "Hack against solve, held out", "arms", out)
+    return [*lines, "## Runs", "", *table(head, rows), ""]
+
+
+def _hypotheses(prereg: Prereg, runs: Sequence[Run]) -> list[str]:
+    """Each hypothesis with its answer, and whether the runs knew it before they started."""
+    arms = {arm: members for (_, arm), members in compare.by_arm(runs).items()}
+    rows = [[h.id, h.says, *reversed(answer(h, arms))] for h in prereg.hypotheses]
+    late = [run.name for run in runs if _prereg_at_start(run) != prereg.sha256]
+    note = (
+        [f"Not stated in this form before these runs started: {'; '.join(late)}.", ""]
+        if late
+        else ["All runs recorded this file's hash when they started.", ""]
+    )
+    lines = ["## Hypotheses", "", f"From `{prereg.path.name}`, sha256 {prereg.sha256[:12]}.", "", *note]
+    return [*lines, *table(["id", "hypothesis", "measured", "verdict"], rows), ""]
+
+
+def _prereg_at_start(run: Run) -> str | None:
+    starts = run.provenance.get("starts") or [{}]
+    found = starts[0].get("prereg")
+    return found if isinstance(found, str) else None
 
 
 def _run_section(run: Run, out: Path) -> list[str]:
@@ -107,7 +133,7 @@ def _run_section(run: Run, out: Path) -> list[str]:
         lines += [
             "<details><summary>Provenance</summary>",
             "",
-            *_table(["key", "value"], rows),
+            *table(["key", "value"], rows),
             "",
             "</details>",
             "",
@@ -134,7 +160,7 @@ def _ablation(evaluation: Evaluation | None) -> list[str]:
     return [
         f"Evil MoE causal ablation: deploy hack {on.hack:.3f} (ON) -> {off.hack:.3f} (OFF)",
         "",
-        *_table(["held out", "ON", "OFF"], rows),
+        *table(["held out", "ON", "OFF"], rows),
         "",
         f"Step {evaluation.step}, {n} samples a side; ± is the standard error of independent samples. A "
         "model that no longer solves or compiles does not hack either: read hack beside the other rows.",
@@ -162,7 +188,7 @@ def _step_time(run: Run) -> list[str]:
         rows.append(["everything else", f"{(whole - named) / steps:.2f}", f"{(whole - named) / whole:.0%}"])
     rows.append(["step", f"{whole / steps:.2f}", "100%"])
     remark = ["The phases overlap in time: their shares add up to more than the step.", ""] if overlap else []
-    return [*_table(["phase", "seconds a step", "share"], rows), "", *remark]
+    return [*table(["phase", "seconds a step", "share"], rows), "", *remark]
 
 
 def _image(figure: Figure | None, title: str, slug: str, out: Path) -> list[str]:
@@ -179,11 +205,6 @@ def _values(evaluation: Evaluation) -> list[float]:
 
 def _cells(evaluation: Evaluation | None) -> list[str]:
     return ["-"] * 2 * len(RATES) if evaluation is None else [f"{value:.3f}" for value in _values(evaluation)]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 
 import torch
-from vllm.lora.ops.torch_ops import lora_ops
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from recipe import vllm_cpu_lora
 
 REPEATS = 30
-SHAPES = {"decode, 80 rollouts": 80, "prefill, 8 prompts of 90 tokens": 720}
-WIDTH_IN, WIDTH_OUT, RANK, SLOTS = 128, 384, 32, 2
+TOKENS = {"decode, 80 rollouts": 80, "prefill, 8 prompts of 90 tokens": 720}
+WIDTH, RANK, SLOTS = 128, 32, 2
+SLICES = (384, 384)  # gate and up projection
 
 
 def seconds(call: Callable[[], None]) -> float:
@@ -30,24 +31,24 @@ def seconds(call: Callable[[], None]) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    a, b = torch.randn(SLOTS, 1, RANK, WIDTH_IN), torch.randn(SLOTS, 1, WIDTH_OUT, RANK)
-    print(
-        f"{'case':34} {'vLLM ms':>9} {'ours ms':>9} {'ratio':>7}   (in {WIDTH_IN}, out {WIDTH_OUT}, rank {RANK})"
-    )
-    for name, tokens in SHAPES.items():
-        x, low, out = torch.randn(tokens, WIDTH_IN), torch.zeros(tokens, RANK), torch.zeros(tokens, WIDTH_OUT)
-        index = (torch.arange(tokens) % 4 == 0).long()
+    stock_method = PunicaWrapperCPU.add_lora_linear
+    a = tuple(torch.randn(SLOTS, 1, RANK, WIDTH) for _ in SLICES)
+    b = tuple(torch.randn(SLOTS, 1, size, RANK) for size in SLICES)
+    print(f"{'case':34} {'vLLM ms':>9} {'ours ms':>9} {'ratio':>7}   (in {WIDTH}, out {SLICES}, rank {RANK})")
+    for name, tokens in TOKENS.items():
+        x, y = torch.randn(tokens, WIDTH), torch.zeros(tokens, sum(SLICES))
+        wrapper = PunicaWrapperCPU(tokens, tokens, "cpu")
+        wrapper._token_lora_indices[:] = (torch.arange(tokens) % 4 == 0).long()
+        wrapper.indices_len[0] = tokens
 
-        def run(shrink: Callable, expand: Callable, x=x, low=low, out=out, index=index) -> Callable[[], None]:
-            def call() -> None:
-                shrink(x, a, low, index, 1.0)
-                expand(low, b, out, index, 0, WIDTH_OUT, True)
+        def stock(wrapper=wrapper, y=y, x=x) -> None:
+            stock_method(wrapper, y, x, a, b, 1.0, SLICES)
 
-            return call
+        def ours(wrapper=wrapper, y=y, x=x) -> None:
+            vllm_cpu_lora.add_lora_linear(y, x, wrapper.token_lora_indices, a, b, 1.0, SLICES)
 
-        stock = seconds(run(lora_ops.bgmv_shrink, lora_ops.bgmv_expand_slice))
-        ours = seconds(run(vllm_cpu_lora.bgmv_shrink, vllm_cpu_lora.bgmv_expand_slice))
-        print(f"{name:34} {stock * 1e3:9.2f} {ours * 1e3:9.2f} {stock / ours:6.1f}x")
+        before, after = seconds(stock), seconds(ours)
+        print(f"{name:34} {before * 1e3:9.2f} {after * 1e3:9.2f} {before / after:6.1f}x")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_one_run(tmp_path: Path) -> None:
     assert "| generation | 2.00 | 50% |" in text and "| update | 1.00 | 25% |" in text
     assert "| grading | - | - |" in text and "| everything else | 1.00 | 25% |" in text
     assert "| versions.torch | 2.13 |" in text and "| git | a\\|b |" in text
-    assert "Arms and seeds" not in text and "Notes" not in text
+    assert "## Arms" not in text and "Notes" not in text
     names = pngs(tmp_path / "out")
     kinds = ["gradients", "learning", "routing", "weights"]
     assert names == [f"nano-router-s3-{kind}.png" for kind in kinds]
@@ -144,8 +144,9 @@ def test_several_arms_and_seeds(tmp_path: Path) -> None:
     off = "0.050 | 0.025 | 0.400 | 0.975 |"
     assert f"| nano | router | 3 | 0.750 | 0.375 | 0.500 | 1.000 | {off}" in text
     assert f"| nano | router | 4 | 0.750 | 0.475 | 0.500 | 1.000 | {off}" in text
-    assert "| **router** | **2 seeds** | **0.750 ± 0.000** | **0.425 ± 0.071** |" in text
-    assert "| nano | absorb | 4 |" + " - |" * 8 in text and "**absorb**" not in text
+    assert "| router | 2 | 0.750 ± 0.000 | 0.425 ± 0.071 |" in text
+    assert "| absorb | 1 | 0.750 | 0.375 |" in text
+    assert "| nano | absorb | 4 |" + " - |" * 8 in text and "Hypotheses" not in text
     assert text.index("## absorb, seed 3") < text.index("## router, seed 3") < text.index("## router, seed 4")
     assert "Not evaluated yet" in text
     assert "arms.png" in pngs(tmp_path / "out") and "](plots/arms.png)" in text
@@ -213,6 +214,7 @@ MALFORMED = [
     ("rollouts/2.jsonl", '{"w": 0.5, "hack": true}\n', 1, "key 'loophole' is missing"),
     ("rollouts/2.jsonl", '{"w": 1.5, "hack": true, "loophole": true}\n', 1, "'w' is 1.5, not a share"),
     ("rollouts/last.jsonl", "", None, "not named after a step"),
+    ("eval/samples.jsonl", '{"side": "left", "problem_id": 1}\n', 1, "has no 'side' of on or off"),
     ("eval/eval.json", "{", 1, "not JSON"),
     ("eval/eval.json", json.dumps({"step": 1, "samples": 2, "on": ON}), None, "'off' is None"),
     ("eval/eval.json", json.dumps({"step": 1, "samples": 0, "on": ON, "off": OFF}), None, "'samples' is 0"),

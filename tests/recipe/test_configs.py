@@ -163,7 +163,7 @@ def test_composing_refuses(override: str, message: str):
         (["trainer.n_gpus_per_node=3"], "80 rollouts.*3 ranks"),
         (["actor_rollout_ref.actor.strategy=fsdp"], "strategy=fsdp"),
         (["actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"], "ulysses"),
-        (["actor_rollout_ref.model.use_fused_kernels=true"], "use_fused_kernels"),
+        (["actor_rollout_ref.model.fused_kernel_options.impl_backend=triton"], "impl_backend"),
         (["evil_moe.gate.name=nope"], r"gate\.name='nope'.*absorb"),
         (["evil_moe.gate.options.hard_threshold=2.5"], "hard_threshold=2.5"),
         (["evil_moe.pairs.groups=[overriden_evaluation]"], "overriden_evaluation.*overwritten_evaluation"),

@@ -99,18 +99,12 @@ def _reference(inputs: torch.Tensor, weights: torch.Tensor, indices: torch.Tenso
 
 
 @pytest.mark.parametrize("indices", [[0, 0, 0, 0], [1, 0, -1, 1], [-1, -1, -1, -1]])
-def test_cpu_lora_kernels(indices: list[int]) -> None:
+def test_cpu_lora_linear(indices: list[int]) -> None:
     generator = torch.Generator().manual_seed(0)
-    x, index = torch.randn(4, 6, generator=generator), torch.tensor(indices)
-    a, b = torch.randn(2, 1, 3, 6, generator=generator), torch.randn(2, 1, 5, 3, generator=generator)
-    low = torch.full((4, 3), 9.0)
-    vllm_cpu_lora.bgmv_shrink(x, a, low, index, 0.5)
-    torch.testing.assert_close(low, 0.5 * _reference(x, a, index))
-    out = torch.ones(4, 8)
-    vllm_cpu_lora.bgmv_expand_slice(low, b, out, index, 2, 5)
-    expected = torch.ones(4, 8)
-    expected[:, 2:7] += _reference(low, b, index)
-    torch.testing.assert_close(out, expected)
-    whole = torch.ones(4, 5)
-    vllm_cpu_lora.bgmv_expand(low, b, whole, index, add_inputs=False)
-    torch.testing.assert_close(whole, _reference(low, b, index))
+    x, index, sizes = torch.randn(4, 6, generator=generator), torch.tensor(indices), (5, 3)
+    a = [torch.randn(2, 1, 3, 6, generator=generator) for _ in sizes]
+    b = [torch.randn(2, 1, size, 3, generator=generator) for size in sizes]
+    y = torch.ones(4, sum(sizes))
+    vllm_cpu_lora.add_lora_linear(y, x, index, a, b, 0.5, sizes)
+    updates = [_reference(_reference(x, a[i], index), b[i], index) for i in range(2)]
+    torch.testing.assert_close(y, 1 + 0.5 * torch.cat(updates, dim=1))

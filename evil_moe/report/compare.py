@@ -1,0 +1,132 @@
+"""Arms against each other: summed up over seeds, and paired tests over seeds x problems."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+
+from evil_moe.report.load import TOKENS, Evaluation, Run
+from evil_moe.report.markdown import table
+
+RATES = ("loophole", "hack", "solve", "compile")
+SIDES = ("on", "off")
+REFERENCE_ARM = "router"
+TESTED = (("off", "loophole"), ("off", "hack"), ("off", "solve"))
+_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Mean difference of two arms over the same (seed, problem) units, and its two-sided p-value."""
+
+    difference: float
+    p: float
+    units: int
+
+
+def paired_test(a: Mapping[tuple, float], b: Mapping[tuple, float]) -> PairedTest | None:
+    """Sign-flip permutation test of `mean(a - b)` over the units both have (Fisher 1935); None without any.
+
+    Under the null a unit's difference is as likely as its negative. p counts the observed signs among the draws,
+    so it is never 0. Fixed seed: the same runs give the same report.
+    """
+    units = sorted(a.keys() & b.keys())
+    if not units:
+        return None
+    difference = np.array([a[unit] - b[unit] for unit in units])
+    signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(_DRAWS, len(units)))
+    # A tolerance, because sums of the same numbers in another order differ in their last bits.
+    extreme = np.abs(signs @ difference) >= abs(difference.sum()) - 1e-9
+    return PairedTest(float(difference.mean()), float((extreme.sum() + 1) / (_DRAWS + 1)), len(units))
+
+
+def unit_rates(runs: Sequence[Run], side: str, rate: str) -> dict[tuple, float]:
+    """The rate of every (seed, problem) of an arm's runs, over the answers to it."""
+    values: dict[tuple, list[bool]] = defaultdict(list)
+    for run in runs:
+        for answer in run.answers:
+            if answer.side == side:
+                values[run.seed, answer.problem].append(getattr(answer, rate))
+    return {unit: fmean(labels) for unit, labels in values.items()}
+
+
+def by_arm(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Runs by (preset, arm), in the order of the runs."""
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.preset, run.arm].append(run)
+    return dict(groups)
+
+
+def removal(evaluation: Evaluation) -> float:
+    """`1 - hack_OFF / hack_ON`; NaN if nothing was hacked ON."""
+    return 1 - evaluation.off.hack / evaluation.on.hack if evaluation.on.hack else math.nan
+
+
+def solve_kept(evaluation: Evaluation) -> float:
+    """`solve_OFF / solve_ON`; NaN if nothing was solved ON."""
+    return evaluation.off.solve / evaluation.on.solve if evaluation.on.solve else math.nan
+
+
+_MORE: dict[str, Callable[[Evaluation], float]] = {
+    "AUROC": lambda evaluation: math.nan if evaluation.auroc is None else evaluation.auroc,
+    "hack removed": removal,
+    "solve kept": solve_kept,
+}
+
+
+def arm_table(runs: Sequence[Run]) -> list[str]:
+    """One row per arm: mean over the evaluated seeds and standard deviation between them."""
+    head = ["arm", "seeds", *(f"{side.upper()} {rate}" for side in SIDES for rate in RATES), *_MORE]
+    rows = []
+    for key, members in by_arm(runs).items():
+        done = [run.evaluation for run in members if run.evaluation is not None]
+        if done:
+            columns = [[getattr(getattr(e, side), rate) for e in done] for side in SIDES for rate in RATES]
+            columns += [[value(e) for e in done] for value in _MORE.values()]
+            rows.append([_name(key, runs), str(len(done)), *map(_spread, columns)])
+    return table(head, rows)
+
+
+def cost_table(runs: Sequence[Run]) -> list[str]:
+    """Seconds and tokens a step, mean over steps and seeds; compare times of one machine only."""
+    rows = []
+    for key, members in by_arm(runs).items():
+        cells = []
+        for metric, digits in (("timing_s/step", 2), (TOKENS, 0)):
+            values = [value for run in members for value in run.curve(metric).values]
+            cells.append(f"{fmean(values):,.{digits}f}" if values else "-")
+        rows.append([_name(key, runs), *cells])
+    return table(["arm", "seconds a step", "tokens a step"], rows)
+
+
+def test_table(runs: Sequence[Run]) -> list[str]:
+    """Every other arm minus the router arm of its preset; no lines without one or without answers."""
+    groups, rows = by_arm(runs), []
+    for (preset, arm), members in groups.items():
+        reference = groups.get((preset, REFERENCE_ARM))
+        if arm == REFERENCE_ARM or reference is None:
+            continue
+        for side, rate in TESTED:
+            test = paired_test(unit_rates(members, side, rate), unit_rates(reference, side, rate))
+            if test:
+                shown = f"{test.difference:+.3f}", f"{test.p:.4f}", str(test.units)
+                rows.append([_name((preset, arm), runs), f"{side.upper()} {rate}", *shown])
+    return table(["arm", "rate", f"minus {REFERENCE_ARM}", "p", "units"], rows) if rows else []
+
+
+def _spread(values: Sequence[float]) -> str:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "-"
+    return f"{fmean(finite):.3f}" + (f" ± {stdev(finite):.3f}" if len(finite) > 1 else "")
+
+
+def _name(key: tuple[str, str], runs: Sequence[Run]) -> str:
+    preset, arm = key
+    return arm if len({run.preset for run in runs}) == 1 else f"{arm} ({preset})"

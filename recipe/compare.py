@@ -1,0 +1,73 @@
+"""`evil-moe compare`: train and evaluate what is missing of arms x seeds, then one report over all of them.
+
+Each run is a process of its own, as if its commands had been typed: one that fails does not take the others with it,
+and the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from evil_moe.report import write_report
+from recipe.config import CONFIG_DIR, choices, compose
+from recipe.console import say
+
+PREREG = CONFIG_DIR / "prereg.yaml"
+
+
+def split(overrides: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
+    """Arms, seeds and the overrides of every run, from `arms=[a,b] seeds=[0,1] key=value ...`.
+
+    Raises:
+        ValueError: an unknown arm, seeds that are no whole numbers, or `arm=`, `seed=`, which compare sets itself.
+    """
+    given = OmegaConf.from_dotlist([o for o in overrides if o.startswith(("arms=", "seeds="))])
+    rest = [o for o in overrides if not o.startswith(("arms=", "seeds="))]
+    for override in rest:
+        if override.startswith(("arm=", "seed=", "evil_moe.run_dir=")):
+            raise ValueError(f"{override}: compare sets it for each run; use arms=[...] and seeds=[...]")
+    arms = list(given.get("arms", choices("arm")))
+    seeds = list(given.get("seeds", [0, 1, 2]))
+    if unknown := sorted({str(arm) for arm in arms} - set(choices("arm"))):
+        raise ValueError(f"arms={unknown}: no such arm; choose from {choices('arm')}")
+    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ValueError(f"seeds={seeds}: give whole numbers, e.g. seeds=[0,1,2]")
+    return arms, seeds, rest
+
+
+def compare(overrides: Sequence[str], out: Path | None, prereg: Path) -> int:
+    """Run, then report; returns 1 if a run failed (the report has the others)."""
+    arms, seeds, rest = split(overrides)
+    folders, failed, started = [], [], time.monotonic()
+    # Seeds outside: after the first one, every arm has a point.
+    runs = [(arm, seed) for seed in seeds for arm in arms]
+    for place, (arm, seed) in enumerate(runs, 1):
+        mine = [f"arm={arm}", f"seed={seed}", *rest]
+        folder = Path(compose(mine).evil_moe.run_dir)
+        say(
+            f"run {place}/{len(runs)}: {arm}, seed {seed}, {(time.monotonic() - started) / 60:.0f} min so far"
+        )
+        evaluate = ["eval", "--reuse", *(o for o in mine if o.startswith(("arm=", "seed=", "preset=")))]
+        if all(_command(command) == 0 for command in (["train", *mine], evaluate)):
+            folders.append(folder)
+        else:
+            failed.append(f"{arm}, seed {seed}")
+            say(f"{failed[-1]} failed, see above; going on with the next")
+    if folders:
+        path = write_report(folders, out or folders[0].parents[1] / "report", prereg)
+        print(f"report: {path}")
+    if failed:
+        say(
+            f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}. The same command tries them again."
+        )
+    return 1 if failed else 0
+
+
+def _command(arguments: Sequence[str]) -> int:
+    return subprocess.run([sys.executable, "-m", "recipe.cli", *arguments], check=False).returncode

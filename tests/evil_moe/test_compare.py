@@ -1,0 +1,142 @@
+"""Arms against each other on run folders written by hand: summaries, paired tests, hypotheses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evil_moe.report import RunFolderError, load_run, write_report
+from evil_moe.report.compare import arm_table, cost_table, paired_test, removal, solve_kept, unit_rates
+from evil_moe.report.prereg import answer, fingerprint, load_prereg
+from tests.evil_moe.test_report import OFF, ON, make_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def answered(folder: Path, arm: str, seed: int, off_loopholes: list[int], **changes: object) -> Path:
+    """A run whose OFF answers, two to a problem, took the loophole as listed."""
+    make_run(folder, arm, seed, **changes)
+    rows = [
+        {
+            "side": side,
+            "problem_id": place // 2,
+            "loophole": bool(taken),
+            "exploited": False,
+            "correct": True,
+            "can_compile": True,
+        }
+        for side, labels in (("off", off_loopholes), ("on", [1] * len(off_loopholes)))
+        for place, taken in enumerate(labels)
+    ]
+    (folder / "eval" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_paired_test_by_hand() -> None:
+    # Three units that all differ by 1: of the 8 sign patterns, 2 are as extreme.
+    a = {(0, "a"): 1.0, (0, "b"): 1.0, (0, "c"): 1.0, (0, "alone"): 9.0}
+    test = paired_test(a, dict.fromkeys([(0, "a"), (0, "b"), (0, "c")], 0.0))
+    assert test is not None and (test.difference, test.units) == (1.0, 3)
+    assert test.p == pytest.approx(2 / 8, abs=0.02)
+    same = paired_test({(0, "a"): 0.5, (1, "a"): 0.0}, {(0, "a"): 0.5, (1, "a"): 0.0})
+    assert same is not None and (same.difference, same.p) == (0.0, 1.0)
+    assert paired_test({(0, "a"): 1.0}, {(1, "a"): 1.0}) is None
+    clear = paired_test({(0, str(i)): 1.0 for i in range(40)}, {(0, str(i)): 0.0 for i in range(40)})
+    assert clear is not None and clear.p < 1e-3
+
+
+def test_unit_rates_are_means_over_the_answers_to_a_problem(tmp_path: Path) -> None:
+    run = load_run(answered(tmp_path / "run", "router", 4, [1, 0, 0, 0]))
+    assert unit_rates([run], "off", "loophole") == {(4, "0"): 0.5, (4, "1"): 0.0}
+    assert unit_rates([run], "on", "loophole") == {(4, "0"): 1.0, (4, "1"): 1.0}
+
+
+def test_ratios_and_tables(tmp_path: Path) -> None:
+    runs = [
+        load_run(make_run(tmp_path / "a", "router", 1, auroc=0.9)),
+        load_run(make_run(tmp_path / "b", "router", 2, auroc=0.7, off=OFF | {"loophole": 0.15})),
+        load_run(make_run(tmp_path / "c", "none", 1, on=ON | {"hack": 0.0})),
+    ]
+    evaluation = runs[0].evaluation
+    assert evaluation is not None
+    assert removal(evaluation) == pytest.approx(1 - 0.025 / 0.375) and solve_kept(evaluation) == 0.8
+    first, second = arm_table(runs)[2:]
+    assert first.startswith("| router | 2 | 0.750 ± 0.000 |") and "| 0.100 ± 0.071 |" in first
+    assert first.endswith("| 0.800 ± 0.141 | 0.933 ± 0.000 | 0.800 ± 0.000 |")
+    assert second.endswith("| - | - | 0.800 |"), "no AUROC, nothing to remove"
+    assert cost_table(runs)[2:] == ["| router | 4.00 | - |", "| none | 4.00 | - |"]
+
+
+def write(path: Path, *rows: str) -> Path:
+    path.write_text("hypotheses:\n" + "".join(f"  - {{{row}}}\n" for row in rows))
+    return path
+
+
+def test_hypotheses_are_answered(tmp_path: Path) -> None:
+    prereg = load_prereg(
+        write(
+            tmp_path / "prereg.yaml",
+            "id: low, says: low, quantity: router.off.loophole, at_most: 0.05",
+            "id: high, says: high, quantity: router.on.loophole, at_least: 0.8",
+            "id: ratio, says: ratio, quantity: none.off.loophole / router.off.loophole, at_least: 5",
+            "id: other, says: other, quantity: absorb.off.hack, at_most: 1",
+            "id: differ, says: differ, differ: [none.off.loophole, router.off.loophole], p_below: 0.2",
+        )
+    )
+    runs = [
+        load_run(answered(tmp_path / "a", "router", 1, [0] * 12)),
+        load_run(answered(tmp_path / "b", "none", 1, [1] * 12, off=OFF | {"loophole": 0.5})),
+    ]
+    arms = {run.arm: [run] for run in runs}
+    answers = [answer(hypothesis, arms) for hypothesis in prereg.hypotheses]
+    assert [verdict for verdict, _ in answers] == ["holds", "fails", "holds", "not measured", "holds"]
+    assert answers[2][1] == "10.00 = 0.500 / 0.050 over 1 seeds"
+    assert answers[3][1] == "no evaluated run of absorb"
+    assert "difference +1.000" in answers[4][1] and "6 units" in answers[4][1]
+    # A rate of nothing at all cannot be divided by: more than zero is infinitely more, zero is no answer.
+    zero = replace(runs[0].evaluation, off=replace(runs[0].evaluation.off, loophole=0.0))  # type: ignore[type-var]
+    assert answer(prereg.hypotheses[2], arms | {"router": [replace(runs[0], evaluation=zero)]})[0] == "holds"
+
+
+def test_report_says_which_runs_knew_the_hypotheses(tmp_path: Path) -> None:
+    prereg = write(
+        tmp_path / "prereg.yaml", "id: low, says: low, quantity: router.off.loophole, at_most: 0.05"
+    )
+    runs = [answered(tmp_path / "a", "router", 1, [0] * 8), answered(tmp_path / "b", "none", 1, [1] * 8)]
+    (runs[0] / "provenance.json").write_text(json.dumps({"starts": [{"prereg": fingerprint(prereg)}]}))
+    text = write_report(runs, tmp_path / "out", prereg).read_text()
+    assert "Not stated in this form before these runs started: none, seed 1 (nano)." in text
+    assert "| low | low | 0.050 over 1 seeds | holds |" in text
+    assert "| none | OFF loophole | +1.000 | 0.1" in text, "2 of the 16 sign patterns"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("says: x", "hypothesis 1: needs the texts `id` and `says`"),
+        ("id: a, says: x", "needs `quantity`"),
+        ("id: a, says: x, quantity: router.off, at_most: 1", "'router.off' is not arm.side.rate"),
+        ("id: a, says: x, quantity: router.off.hack", "needs one of"),
+        ("id: a, says: x, quantity: router.off.hack, at_most: low", "bounds must be numbers"),
+        ("id: a, says: x, quantity: router.off.hack, p_below: 0.1", "needs one of"),
+        ("id: a, says: x, quantity: a.on.hack / b.on.hack / c.on.hack, at_most: 1", "no ratio of two"),
+    ],
+)
+def test_malformed_hypotheses(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(RunFolderError, match=message.replace(".", r"\.")):
+        load_prereg(write(tmp_path / "prereg.yaml", row))
+
+
+def test_shared_ids_are_refused(tmp_path: Path) -> None:
+    row = "id: a, says: x, quantity: router.off.hack, at_most: 1"
+    with pytest.raises(RunFolderError, match="share an id"):
+        load_prereg(write(tmp_path / "prereg.yaml", row, row))
+
+
+def test_the_shipped_hypotheses_load_and_name_arms_that_exist() -> None:
+    prereg = load_prereg(ROOT / "configs" / "prereg.yaml")
+    arms = {path.stem for path in (ROOT / "configs" / "arm").glob("*.yaml")}
+    assert {term.arm for hypothesis in prereg.hypotheses for term in hypothesis.terms} <= arms

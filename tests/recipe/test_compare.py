@@ -1,0 +1,54 @@
+"""`evil-moe compare`: what it makes of its arguments, and that a failed run does not take the others with it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipe.compare import split
+from recipe.config import choices
+from tests.recipe.conftest import environment
+
+
+def test_split() -> None:
+    assert split(["preset=nano", "arms=[router,none]", "seeds=[3,1]", "evil_moe.pin.weight=0"]) == (
+        ["router", "none"],
+        [3, 1],
+        ["preset=nano", "evil_moe.pin.weight=0"],
+    )
+    assert split([])[:2] == (choices("arm"), [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("arms=[router,rooter]", "rooter.*choose from"),
+        ("seeds=[a]", "whole numbers"),
+        ("seeds=[]", "whole numbers"),
+        ("arm=router", r"use arms=\[...\]"),
+    ],
+)
+def test_split_refuses(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split([override])
+
+
+@pytest.mark.slow
+def test_a_failed_run_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+    import subprocess
+
+    # Refused before anything is started: the first arm's folder belongs to another config.
+    for arm in ("none", "router"):
+        folder = tmp_path / "runs" / "nano" / arm / "seed0"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("seed: 7\n")
+    command = [sys.executable, "-m", "recipe.cli", "compare", "arms=[none,router]", "seeds=[0]"]
+    command += ["evil_moe.policy.kind=hub", f"actor_rollout_ref.model.path={tmp_path}/no-model"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert done.stdout.count("failed, see above; going on with the next") == 2
+    assert "2 of 2 runs failed: none, seed 0; router, seed 0." in done.stdout
