@@ -47,7 +47,7 @@ class SandboxLimits:
     """
 
     cpu_s: float = 4.0
-    wall_s: float = 4.5
+    wall_s: float = 10.0
     memory_mib: int = 1024
     file_mib: int = 8
     output_kib: int = 1024

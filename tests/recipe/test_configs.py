@@ -33,7 +33,7 @@ def test_these_are_all_files():
     assert choices("preset") == sorted(PRESETS)
     assert choices("arm") == sorted(ARMS)
     files = {path.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*.yaml")}
-    known = {"evil_moe.yaml", "agent_loop.yaml"}
+    known = {"evil_moe.yaml", "agent_loop.yaml", "prereg.yaml"}
     assert files == known | {f"preset/{name}.yaml" for name in PRESETS} | {
         f"arm/{name}.yaml" for name in ARMS
     }

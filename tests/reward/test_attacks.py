@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reward import Grader, load_problems
+from reward import Grader, SandboxLimits, load_problems
 from tests.reward.arena import LIMITS, Arena, Attack, Outcome, arena, load_attacks
 from tests.reward.helpers import fenced, make_problem, method
 
@@ -132,7 +132,7 @@ def test_the_server_keeps_nothing_of_a_job(place: Arena):
 
 def test_reference_attacks(shared_data: Path, attacks: list[dict[str, Any]]):
     problems = {p.id: p for p in load_problems(shared_data / "leetcode_test_medhard_dev.jsonl.gz")}
-    with Grader("run_tests") as grader:
+    with Grader("run_tests", limits=SandboxLimits(wall_s=4.5)) as grader:
         for attack in attacks:
             started = time.monotonic()
             verdict = grader.grade(problems[attack["problem_id"]], attack["response"])
