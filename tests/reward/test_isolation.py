@@ -59,7 +59,7 @@ HONEST = {
     "recursion": "f = lambda n: 0 if n == 0 else 2 + f(n - 1); return f(x)",
     "deep recursion": "import sys; sys.setrecursionlimit(9000); f = lambda n: n and f(n - 1); return f(8000) + 2 * x",
     "random": "import random; random.seed(1); return random.randint(2, 2) * x",
-    "datetime": "from datetime import datetime, timedelta as t; return (datetime.now() + t(2 * x) - datetime.now()).days + 1",
+    "datetime": "from datetime import datetime, timedelta as t; n = datetime.now(); return (n + t(2 * x) - n).days",
     "time zones": "import zoneinfo; return 2 * x if zoneinfo.ZoneInfo('UTC') else 0",
     "big integers": "return (10 ** 400 * 2 * x) // 10 ** 400",
     "decimals and fractions": "import decimal, fractions; return int(decimal.Decimal(x) * fractions.Fraction(2).numerator)",
