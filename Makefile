@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo compare test test-fast lint format bench attacks lock doctor clean
+.PHONY: help setup demo compare test test-long test-fast lint format bench attacks lock doctor clean
 
 # What `make demo` runs; `make demo SEED=1` is another seed, `make demo ARM=absorb` another arm.
 ARM ?= router
@@ -30,10 +30,13 @@ compare: setup ## Train and evaluate all five arms on three seeds, then one repo
 	@$(evil_moe) compare preset=$(PRESET) "arms=[$(subst $() ,$(comma),$(strip $(ARMS)))]" "seeds=[$(subst $() ,$(comma),$(strip $(SEEDS)))]"
 
 test: setup ## Run all tests that need no GPU, real verl, Ray and vLLM runs among them (about 20 minutes)
-	@$(bin)/python -m pytest -m "not gpu"
+	@$(bin)/python -m pytest -m "not gpu and not long"
+
+test-long: setup ## Run what `make test` leaves out: every graded reference case
+	@$(bin)/python -m pytest -m long
 
 test-fast: setup ## Run the tests that start neither Ray nor vLLM
-	@$(bin)/python -m pytest -m "not slow and not gpu"
+	@$(bin)/python -m pytest -m "not slow and not gpu and not long"
 
 lint: setup ## Check style, format and types
 	@$(bin)/ruff check .
