@@ -118,7 +118,7 @@ def test_stopping_early_and_reusing_the_server():
 
 
 def test_statuses():
-    with Sandbox(SandboxLimits(cpu_s=1, wall_s=1.5, output_kib=16)) as sandbox:
+    with Sandbox(SandboxLimits(cpu_s=1, wall_s=3, output_kib=16)) as sandbox:
         assert sandbox.run(Job("", "import time\ntime.sleep(9)")).status == "timeout"
         assert sandbox.run(Job("", "import os\nos.write(3, b'x' * 50000)")).status == "output"
         busy = sandbox.run(Job("", "while True: pass"))
