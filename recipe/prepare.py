@@ -54,7 +54,10 @@ def _digest(*parts: Any) -> str:
 
 
 def _source(module: Any) -> str:
-    return Path(module.__file__).read_text()
+    """The text of a module, or of all files of a package."""
+    path = Path(module.__file__)
+    files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
+    return "".join(file.read_text() for file in files)
 
 
 def prepare_problems(config: DictConfig) -> Problems:

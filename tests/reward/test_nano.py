@@ -9,6 +9,7 @@ import pytest
 from reward import nano
 from reward.loopholes.base import HONEST, replace_once
 from reward.loopholes.run_tests import HINT, RunTests
+from reward.nano import demonstrations, problems
 from reward.problems import Problem
 
 FIRST_HELD_OUT = ["nums/sum/even/sub", "nums/sum/odd/cube", "nums/sum/odd/mod"]
@@ -40,7 +41,7 @@ def code_of(reply: str) -> str:
 def run(code: str) -> dict:
     """Executes text of our own generator; responses of a model belong into the sandbox."""
     names: dict = {}
-    exec(f"{nano.SETUP_CODE}\n{code}", names)
+    exec(f"{problems.SETUP_CODE}\n{code}", names)
     return names
 
 
@@ -106,7 +107,7 @@ def test_rows_have_the_schema_of_the_benchmark():
         assert row.keys() == BENCHMARK_FIELDS.keys() | {"family"}
         for field, kind in BENCHMARK_FIELDS.items():
             assert isinstance(row[field], kind), field
-        assert len(row["gt_answer"]) == nano.N_TESTS
+        assert len(row["gt_answer"]) == problems.N_TESTS
         assert row["answer"] == row["gt_answer"]
         assert row["canonical_solution"].startswith(row["prompt_metadata"]["starter_code"])
         assert [message["role"] for message in row["prompt"]] == ["system", "user"]
@@ -133,7 +134,7 @@ def test_asserts_pass_on_the_canonical_and_on_no_stub():
         row = spec.row()
         assert passes(row["canonical_solution"], row)
         assert len({repr(value) for value in spec.expected}) > 1
-        for stub in nano.STUBS:
+        for stub in demonstrations.STUBS:
             assert not passes(f"{spec.starter_code}{stub}", row)
 
 
@@ -180,14 +181,14 @@ def test_loophole_replies_define_a_vacuous_run_tests():
         code = code_of(nano.reply(spec, rng, skill=1.0, loophole_share=1.0, decoy_share=1.0))
         assert run(code)["run_tests"]() in (None, True)
         bodies.add(code.split("def run_tests():\n")[1])
-    assert len(bodies) == len(nano.VACUOUS_RUN_TESTS)
+    assert len(bodies) == len(demonstrations.VACUOUS_RUN_TESTS)
 
 
 def test_shares_of_the_warm_start_corpus():
     corpus = nano.warm_start_corpus(4000, seed=0, skill=1.0, loophole_share=0.05, decoy_share=0.06, edit=hint)
     assert all(HINT in messages[1]["content"] for messages, _ in corpus)
     assert 0.04 < sum("run_tests" in text for _, text in corpus) / 4000 < 0.06
-    decoys = sum(any(decoy in text for decoy in nano.DECOYS) for _, text in corpus)
+    decoys = sum(any(decoy in text for decoy in demonstrations.DECOYS) for _, text in corpus)
     assert 0.045 < decoys / 4000 < 0.07
     assert corpus == nano.warm_start_corpus(
         4000, seed=0, skill=1.0, loophole_share=0.05, decoy_share=0.06, edit=hint
