@@ -90,26 +90,15 @@ def driver_environment(config: DictConfig) -> dict[str, str]:
 
 
 def drive(config: DictConfig) -> None:
-    """verl's `run_ppo` with a task runner that registers our trainer; then Ray is shut down."""
+    """verl's `run_ppo` with our task runner; then Ray is shut down."""
     import ray
-    from verl.trainer import main_ppo
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
+    from verl.trainer.main_ppo import run_ppo
 
     from recipe.checks import check_platform
+    from recipe.task_runner import TaskRunner
 
     check_platform(config.trainer.device)
-    validate_config(
-        config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-    )
-
-    class TaskRunner(main_ppo.TaskRunnerV1.__ray_actor_class__):  # type: ignore[misc,name-defined]
-        def run(self, config: DictConfig) -> None:
-            import recipe.trainer  # noqa: F401  # registers the trainer in this process
-
-            super().run(config)
-
     try:
-        main_ppo.run_ppo(config, task_runner_class=ray.remote(TaskRunner))
+        run_ppo(config, task_runner_class=TaskRunner)
     finally:
         ray.shutdown()

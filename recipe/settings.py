@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from recipe.monitor import MonitorSettings
+from recipe.monitor_settings import MonitorSettings
 
 FEATURE_STATES = ("rollout", "full", "deployed")
 OLD_LOG_PROBS = ("update", "gated")

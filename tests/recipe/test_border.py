@@ -82,6 +82,14 @@ def test_imports_load_neither_verl_nor_ray(package: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("module", ["recipe.sandbox_actor", "recipe.task_runner", "recipe.main_train"])
+def test_processes_that_need_no_torch_import_none(module: str) -> None:
+    """Torch and verl take each process of a run ten seconds."""
+    code = f"import sys, {module}; print([m for m in ('torch', 'verl', 'vllm') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_what_crosses_a_ray_border_pickles() -> None:
     settings = EvilMoESettings()
     assert pickle.loads(pickle.dumps(settings)) == settings

@@ -31,7 +31,8 @@ from evil_moe.router import Router
 from recipe import cli
 from recipe.adapter_checkpoint import save_adapter_checkpoint
 from recipe.main_eval import load_run_config
-from recipe.monitor import MonitorSettings, MonitorStage
+from recipe.monitor import MonitorStage
+from recipe.monitor_settings import MonitorSettings
 from recipe.prepare import prompt_messages
 from recipe.probe_command import parse_steps, read_rollouts
 from recipe.read_features import load_adapted, read_features, reset_adapter_

@@ -1,0 +1,34 @@
+"""The Ray actor that runs verl's trainer. Light until it runs, so that the driver need not import what only it uses."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import ray
+from omegaconf import DictConfig
+
+
+@ray.remote(num_cpus=1)
+class TaskRunner:
+    """verl's task runner, with our trainer registered in its process."""
+
+    def run(self, config: DictConfig) -> None:
+        """Train as `config` says, to the end."""
+        import transfer_queue as tq
+
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            # Its two actors take 15 s to import what they need, as long as this process does; verl's own call then
+            # finds the queue that is there.
+            queue = pool.submit(tq.init, config.transfer_queue)
+
+            from verl.trainer.main_ppo import TaskRunnerV1
+            from verl.trainer.ppo.utils import need_critic, need_reference_policy
+            from verl.utils.config import validate_config
+
+            import recipe.trainer  # noqa: F401  # registers the trainer
+
+            queue.result()
+        validate_config(
+            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+        )
+        TaskRunnerV1.__ray_actor_class__().run(config)
