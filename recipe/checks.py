@@ -6,12 +6,12 @@ import importlib.metadata
 from dataclasses import asdict
 from typing import Any
 
-from evil_moe.adapter import Lora2rConfig
 from evil_moe.advantages import make_advantage
 from evil_moe.export import export_rank
 from evil_moe.gates import make_gate
 from evil_moe.gradients import make_gradient_transform
 from evil_moe.pairs import load_pairs
+from recipe.adapter_config import adapter_config
 from recipe.monitor import MonitorStage
 from recipe.settings import GATED_ON_POLICY, settings_from
 from reward.inoculation import inoculate
@@ -94,12 +94,7 @@ def check_config(config: Any) -> None:
             "use_fused_kernels=false"
         )
 
-    adapter = Lora2rConfig(
-        r=model.lora_rank,
-        num_quarantine=settings.adapter.num_quarantine,
-        quarantine_rank=settings.adapter.quarantine_rank,
-    )
-    need = export_rank(adapter, "full")
+    need = export_rank(adapter_config(model, settings.adapter), "full")
     if model.lora.rank != need:
         raise ValueError(
             f"actor_rollout_ref.model.lora.rank={model.lora.rank}, but the full export has rank {need} = 2 * (r + K * q); set it so"

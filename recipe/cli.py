@@ -1,16 +1,16 @@
-"""The command `evil-moe`. Everything heavy is imported by the handlers, so that `--help` answers at once."""
+"""The command `evil-moe`: its arguments. `--help` answers at once, since the handlers import what is heavy."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipe.data_set import add_set_arguments, prepare_set
+from recipe import cli_handlers as handlers
+from recipe.data_set import add_set_arguments
 from reward.command import GRADE_HELP, GRADE_NOTES, add_grade_arguments, run_grade
 from reward.sandbox import SandboxFault
 
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--verbose", action="store_true", help="show everything that Ray, vLLM and verl print")
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
-    train.set_defaults(handler=_train)
+    train.set_defaults(handler=handlers.handle_train)
 
     which = "a run's folder, or the overrides it was trained with (arm=... preset=... seed=...)"
     evaluate = command(
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--reuse", action="store_true", help="show the stored result if this step has been evaluated"
     )
-    evaluate.set_defaults(handler=_eval)
+    evaluate.set_defaults(handler=handlers.handle_eval)
 
     compare = command(
         commands,
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--prereg", type=Path, help="hypotheses to answer (default: configs/prereg/<preset>.yaml)"
     )
-    compare.set_defaults(handler=_compare)
+    compare.set_defaults(handler=handlers.handle_compare)
 
     report = command(
         commands, "report", "write report.md with plots, for one run or for several arms and seeds", OVERRIDES
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="where to (default: the folder of a single run, runs/report for several)"
     )
     report.add_argument("--prereg", type=Path, help="hypotheses that the comparison of several runs answers")
-    report.set_defaults(handler=_report)
+    report.set_defaults(handler=handlers.handle_report)
 
     export = command(commands, "export", "write a run's adapter as a plain LoRA that any engine loads")
     export.add_argument("run", type=Path, metavar="RUN_DIR", help="the run's folder")
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--out", type=Path, required=True, help="a new folder for PEFT's two files")
     export.add_argument("--step", type=int, help="export the checkpoint of this step (default: the last one)")
-    export.set_defaults(handler=_export)
+    export.set_defaults(handler=handlers.handle_export)
 
     probe = command(commands, "probe", "fit a monitor's probe on the rollouts of a finished run")
     probe.add_argument("run", type=Path, metavar="RUN_DIR", help="the run's folder")
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="a new folder; evil_moe.monitor.probe takes its path"
     )
     probe.add_argument("--steps", metavar="FIRST-LAST", help="use the rollouts of these steps (default: all)")
-    probe.set_defaults(handler=_probe)
+    probe.set_defaults(handler=handlers.handle_probe)
 
     grade = command(commands, "grade", GRADE_HELP, GRADE_NOTES)
     add_grade_arguments(grade)
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_set_arguments(prepare, os.cpu_count() or 1)
     prepare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
-    prepare.set_defaults(handler=_data_prepare)
+    prepare.set_defaults(handler=handlers.handle_data_prepare)
     check = command(data, "check", "grade the canonical solution of every problem of a file in the sandbox")
     check.add_argument("file", type=Path, metavar="PROBLEMS.jsonl[.gz]")
     check.add_argument(
@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="sandboxes (default: the cores)"
     )
-    check.set_defaults(handler=_data_check)
+    check.set_defaults(handler=handlers.handle_data_check)
     show = command(
         data, "show", "print a problem: the prompt with the hint in it, its tests, a solution", OVERRIDES
     )
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
     show.add_argument("--split", choices=("train", "validation", "evaluation"), default="train")
     show.add_argument("--file", type=Path, help="a problem file instead of a config's problems")
-    show.set_defaults(handler=_data_show)
+    show.set_defaults(handler=handlers.handle_data_show)
 
     pairs = commands.add_parser(
         "pairs", help="check the contrastive pairs' direction, or show the pairs"
@@ -176,156 +176,18 @@ def _parser() -> argparse.ArgumentParser:
         help="held-out problems, of the validation split (default: %(default)s)",
     )
     check_pairs.add_argument("--out", type=Path, help="where to (default: <run's folder>/pairs)")
-    check_pairs.set_defaults(handler=_pairs_check)
+    check_pairs.set_defaults(handler=handlers.handle_pairs_check)
     show_pairs = command(pairs, "show", "list the pairs of a config, or print one", OVERRIDES)
     show_pairs.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
     show_pairs.add_argument("--id", help="the pair to print")
-    show_pairs.set_defaults(handler=_pairs_show)
+    show_pairs.set_defaults(handler=handlers.handle_pairs_show)
 
     doctor = command(
         commands, "doctor", "check this machine against a preset, and plan its memory", OVERRIDES
     )
     doctor.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
-    doctor.set_defaults(handler=_doctor)
+    doctor.set_defaults(handler=handlers.handle_doctor)
     return parser
-
-
-def _split_run(items: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Run folders and overrides of a mixed list."""
-    return [Path(item) for item in items if "=" not in item], [item for item in items if "=" in item]
-
-
-def _names_the_run(override: str) -> bool:
-    return override.partition("=")[0] in ("arm", "preset", "seed", "evil_moe.run_dir")
-
-
-def _run_dir(folders: list[Path], overrides: list[str]) -> Path:
-    """The folder that was named, or the one of the run that the overrides describe."""
-    if len(folders) > 1:
-        raise ValueError(f"one run at a time, these are {len(folders)}: {', '.join(map(str, folders))}")
-    naming = [override for override in overrides if _names_the_run(override)]
-    if folders:
-        if naming:
-            raise ValueError(f"name the run by its folder {folders[0]} or by {' '.join(naming)}, not by both")
-        return folders[0]
-    from recipe.config import compose
-
-    return Path(compose(naming).evil_moe.run_dir)
-
-
-def _train(args: argparse.Namespace) -> int:
-    from recipe.main_train import train
-
-    return train(args.overrides, verbose=args.verbose)
-
-
-def _eval(args: argparse.Namespace) -> int:
-    folders, overrides = _split_run(args.run)
-    run_dir = _run_dir(folders, overrides)
-    overrides = [override for override in overrides if not _names_the_run(override)]
-    for key, value in (("data.eval_problems", args.problems), ("eval.samples_per_problem", args.samples)):
-        if value is not None:
-            if value < 1:
-                raise ValueError(f"evil_moe.{key}={value}: give at least 1")
-            overrides.append(f"evil_moe.{key}={value}")
-    from recipe import main_eval
-    from recipe.run_folder import latest_step
-
-    stored = run_dir / "eval" / "eval.json"
-    if args.reuse and not overrides and stored.is_file():
-        result = json.loads(stored.read_text())
-        if result["step"] == (latest_step(run_dir) if args.step is None else args.step):
-            print(f"step {result['step']} is evaluated: {os.path.relpath(stored)}")
-            print((stored.parent / "table.md").read_text())
-            print(main_eval.ablation_line(result))
-            return 0
-    return main_eval.evaluate_run(run_dir, args.step, overrides)
-
-
-def _compare(args: argparse.Namespace) -> int:
-    from recipe.compare import compare
-
-    return compare(args.overrides, args.out, args.prereg)
-
-
-def _report(args: argparse.Namespace) -> int:
-    from evil_moe.report import write_report
-
-    folders, overrides = _split_run(args.run)
-    if overrides or not folders:
-        folders = [_run_dir(folders, overrides)]
-    single = folders[0] if len(folders) == 1 else None
-    path = write_report(folders, args.out or single or Path("runs/report"), args.prereg)
-    print(f"report: {os.path.relpath(path)}")
-    if single is not None and (single / "eval" / "eval.json").is_file():
-        from recipe.main_eval import ablation_line
-
-        print(ablation_line(json.loads((single / "eval" / "eval.json").read_text())))
-    return 0
-
-
-def _export(args: argparse.Namespace) -> int:
-    from recipe.export_run import export_run
-
-    out, step = export_run(args.run, args.kind, args.out, args.step)
-    print(f"{args.kind} adapter of step {step}: {out}")
-    return 0
-
-
-def _probe(args: argparse.Namespace) -> int:
-    from recipe.probe_command import probe_run
-
-    probe_run(args.run, args.kind, args.out, args.steps)
-    print(f"probe: {args.out}")
-    return 0
-
-
-def _data_prepare(args: argparse.Namespace) -> int:
-    if args.source is not None or args.out is not None:
-        if args.overrides:
-            raise ValueError(
-                f"--from builds files for any run, so {' '.join(args.overrides)} has no use; leave it out"
-            )
-        return prepare_set(args)
-    from recipe.data_commands import prepare
-
-    return prepare(args.overrides)
-
-
-def _data_check(args: argparse.Namespace) -> int:
-    from recipe.data_commands import check
-
-    return check(args.file, args.loophole, args.workers)
-
-
-def _data_show(args: argparse.Namespace) -> int:
-    from recipe.data_commands import show
-
-    return show(args.index, args.overrides, split=args.split, file=args.file)
-
-
-def _pairs_check(args: argparse.Namespace) -> int:
-    try:
-        alphas = [float(alpha) for alpha in args.alphas.split(",")]
-    except ValueError:
-        raise ValueError(f"--alphas {args.alphas}: give numbers with commas, e.g. 4,8,16") from None
-    from recipe.pairs_check import check
-
-    return check(
-        args.overrides, steering=not args.no_steering, alphas=alphas, problems=args.problems, out=args.out
-    )
-
-
-def _pairs_show(args: argparse.Namespace) -> int:
-    from recipe.pairs_check import show
-
-    return show(args.overrides, args.id)
-
-
-def _doctor(args: argparse.Namespace) -> int:
-    from recipe.doctor import run_doctor
-
-    return run_doctor(args.overrides)
 
 
 def _is_ours(error: BaseException) -> bool:

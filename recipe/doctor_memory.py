@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from evil_moe.adapter import Lora2rConfig
 from evil_moe.export import KINDS, export_rank
+from recipe.adapter_config import adapter_config
 from recipe.doctor_checks import FAIL, OK, WARN, Finding
 from recipe.memory_plan import GB, Architecture, Workload, plan_memory, render
 
@@ -73,11 +73,8 @@ def _nano_config() -> Any:
 def workload(config: DictConfig) -> Workload:
     """What of the config the plan depends on; one rank a device."""
     actor, rollout, model = (config.actor_rollout_ref[name] for name in ("actor", "rollout", "model"))
-    adapter = config.evil_moe.adapter
     ranks = int(config.trainer.nnodes * config.trainer.n_gpus_per_node)
-    lora = Lora2rConfig(
-        r=model.lora_rank, num_quarantine=adapter.num_quarantine, quarantine_rank=adapter.quarantine_rank
-    )
+    lora = adapter_config(model, config.evil_moe.adapter)
     longest = int(config.data.max_prompt_length + config.data.max_response_length)
     if actor.use_dynamic_bsz:
         tokens = int(actor.ppo_max_token_len_per_gpu)

@@ -12,18 +12,17 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from peft import PeftModel, TaskType, get_peft_model
+from peft import PeftModel, get_peft_model
 from tensordict import TensorDict
 from torch import Tensor
 from torch.distributed.tensor.placement_types import Partial
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
-from verl.utils.py_functional import convert_to_regular_types
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.utils.padding import response_from_nested
 
 import recipe.policy_loss  # noqa: F401  # registers the loss in the worker's process
-from evil_moe.adapter import GateWeights, Lora2rConfig, base_weight, lora2r_model
+from evil_moe.adapter import GateWeights, base_weight, lora2r_model
 from evil_moe.advantages import USE_CONCEPT
 from evil_moe.concept import concept_score
 from evil_moe.direction import block_directions, contrastive_direction, haar_direction
@@ -31,6 +30,7 @@ from evil_moe.features import gradient_features, stack_features
 from evil_moe.gates import Gate, RolloutSignals, make_gate
 from evil_moe.gradients import Projection, make_gradient_transform
 from evil_moe.router import Router
+from recipe.adapter_config import adapter_config
 from recipe.batch import CONCEPT, FEATURES, FLAG, QUARANTINE_ON, SCORE, WEIGHT, refuse_foreign_fields
 from recipe.engine_step import PinnedStepEngine
 from recipe.pair_reader import PairReader
@@ -59,19 +59,7 @@ class Lora2rEngine(PinnedStepEngine):
     def _build_lora_module(self, module: Any) -> PeftModel:
         module.enable_input_require_grads()
         config, adapter = self.model_config, self.settings.adapter
-        model = get_peft_model(
-            module,
-            Lora2rConfig(
-                task_type=TaskType.CAUSAL_LM,
-                r=config.lora_rank,
-                lora_alpha=config.lora_alpha,
-                num_quarantine=adapter.num_quarantine,
-                quarantine_rank=adapter.quarantine_rank,
-                init_seed=adapter.init_seed,
-                target_modules=convert_to_regular_types(config.target_modules),
-                exclude_modules=convert_to_regular_types(config.exclude_modules),
-            ),
-        )
+        model = get_peft_model(module, adapter_config(config, adapter))
         tuner = lora2r_model(model)
         options, gate = self.settings.router, self.settings.gate
         tuner.lora_2r_router = Router(

@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from omegaconf import DictConfig, OmegaConf
-from peft import PeftModel, TaskType, get_peft_model
+from omegaconf import DictConfig
+from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
+from evil_moe.adapter import SequenceLayout, lora2r_model
 from evil_moe.direction import contrastive_direction, haar_direction
 from evil_moe.direction_checks import DirectionChecks, check_direction, verdict
 from evil_moe.features import normalise_per_module, stack_features
 from evil_moe.pairs import ContrastivePair, load_pairs
 from evil_moe.steering import bottleneck_lengths, fisher_p, input_shifts, steered
+from recipe.adapter_config import adapter_config
 from recipe.config import compose
 from recipe.console import say
 from recipe.main_eval import rates
@@ -83,26 +84,10 @@ def load_adapted(config: DictConfig, path: str, settings: EvilMoESettings) -> tu
     """The policy with the adapter at its init, as the training engine builds it, and the tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, adapter = config.actor_rollout_ref.model, settings.adapter
+    model = config.actor_rollout_ref.model
     base = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def plain(node: Any) -> Any:
-        return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
-
-    adapted = get_peft_model(
-        base.to(device),
-        Lora2rConfig(
-            task_type=TaskType.CAUSAL_LM,
-            r=model.lora_rank,
-            lora_alpha=model.lora_alpha,
-            num_quarantine=adapter.num_quarantine,
-            quarantine_rank=adapter.quarantine_rank,
-            init_seed=adapter.init_seed,
-            target_modules=plain(model.target_modules),
-            exclude_modules=plain(model.exclude_modules),
-        ),
-    )
+    adapted = get_peft_model(base.to(device), adapter_config(model, settings.adapter))
     return adapted.eval(), AutoTokenizer.from_pretrained(path)
 
 

@@ -1,0 +1,149 @@
+"""What each command does with its parsed arguments. Everything heavy is imported in here, command by command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipe.data_set import prepare_set
+
+
+def _split_run(items: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Run folders and overrides of a mixed list."""
+    return [Path(item) for item in items if "=" not in item], [item for item in items if "=" in item]
+
+
+def _names_the_run(override: str) -> bool:
+    return override.partition("=")[0] in ("arm", "preset", "seed", "evil_moe.run_dir")
+
+
+def _run_dir(folders: list[Path], overrides: list[str]) -> Path:
+    """The folder that was named, or the one of the run that the overrides describe."""
+    if len(folders) > 1:
+        raise ValueError(f"one run at a time, these are {len(folders)}: {', '.join(map(str, folders))}")
+    naming = [override for override in overrides if _names_the_run(override)]
+    if folders:
+        if naming:
+            raise ValueError(f"name the run by its folder {folders[0]} or by {' '.join(naming)}, not by both")
+        return folders[0]
+    from recipe.config import compose
+
+    return Path(compose(naming).evil_moe.run_dir)
+
+
+def handle_train(args: argparse.Namespace) -> int:
+    from recipe.main_train import train
+
+    return train(args.overrides, verbose=args.verbose)
+
+
+def handle_eval(args: argparse.Namespace) -> int:
+    folders, overrides = _split_run(args.run)
+    run_dir = _run_dir(folders, overrides)
+    overrides = [override for override in overrides if not _names_the_run(override)]
+    for key, value in (("data.eval_problems", args.problems), ("eval.samples_per_problem", args.samples)):
+        if value is not None:
+            if value < 1:
+                raise ValueError(f"evil_moe.{key}={value}: give at least 1")
+            overrides.append(f"evil_moe.{key}={value}")
+    from recipe import main_eval
+    from recipe.run_folder import latest_step
+
+    stored = run_dir / "eval" / "eval.json"
+    if args.reuse and not overrides and stored.is_file():
+        result = json.loads(stored.read_text())
+        if result["step"] == (latest_step(run_dir) if args.step is None else args.step):
+            print(f"step {result['step']} is evaluated: {os.path.relpath(stored)}")
+            print((stored.parent / "table.md").read_text())
+            print(main_eval.ablation_line(result))
+            return 0
+    return main_eval.evaluate_run(run_dir, args.step, overrides)
+
+
+def handle_compare(args: argparse.Namespace) -> int:
+    from recipe.compare import compare
+
+    return compare(args.overrides, args.out, args.prereg)
+
+
+def handle_report(args: argparse.Namespace) -> int:
+    from evil_moe.report import write_report
+
+    folders, overrides = _split_run(args.run)
+    if overrides or not folders:
+        folders = [_run_dir(folders, overrides)]
+    single = folders[0] if len(folders) == 1 else None
+    path = write_report(folders, args.out or single or Path("runs/report"), args.prereg)
+    print(f"report: {os.path.relpath(path)}")
+    if single is not None and (single / "eval" / "eval.json").is_file():
+        from recipe.main_eval import ablation_line
+
+        print(ablation_line(json.loads((single / "eval" / "eval.json").read_text())))
+    return 0
+
+
+def handle_export(args: argparse.Namespace) -> int:
+    from recipe.export_run import export_run
+
+    out, step = export_run(args.run, args.kind, args.out, args.step)
+    print(f"{args.kind} adapter of step {step}: {out}")
+    return 0
+
+
+def handle_probe(args: argparse.Namespace) -> int:
+    from recipe.probe_command import probe_run
+
+    probe_run(args.run, args.kind, args.out, args.steps)
+    print(f"probe: {args.out}")
+    return 0
+
+
+def handle_data_prepare(args: argparse.Namespace) -> int:
+    if args.source is not None or args.out is not None:
+        if args.overrides:
+            raise ValueError(
+                f"--from builds files for any run, so {' '.join(args.overrides)} has no use; leave it out"
+            )
+        return prepare_set(args)
+    from recipe.data_commands import prepare
+
+    return prepare(args.overrides)
+
+
+def handle_data_check(args: argparse.Namespace) -> int:
+    from recipe.data_commands import check
+
+    return check(args.file, args.loophole, args.workers)
+
+
+def handle_data_show(args: argparse.Namespace) -> int:
+    from recipe.data_commands import show
+
+    return show(args.index, args.overrides, split=args.split, file=args.file)
+
+
+def handle_pairs_check(args: argparse.Namespace) -> int:
+    try:
+        alphas = [float(alpha) for alpha in args.alphas.split(",")]
+    except ValueError:
+        raise ValueError(f"--alphas {args.alphas}: give numbers with commas, e.g. 4,8,16") from None
+    from recipe.pairs_check import check
+
+    return check(
+        args.overrides, steering=not args.no_steering, alphas=alphas, problems=args.problems, out=args.out
+    )
+
+
+def handle_pairs_show(args: argparse.Namespace) -> int:
+    from recipe.pairs_check import show
+
+    return show(args.overrides, args.id)
+
+
+def handle_doctor(args: argparse.Namespace) -> int:
+    from recipe.doctor import run_doctor
+
+    return run_doctor(args.overrides)
