@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before torch: two test processes on two cores, a real run's among them, must not wait for each other by spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
 
@@ -14,6 +20,18 @@ from peft import PeftModel, get_peft_model  # noqa: E402
 from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker of `pytest -n 2 --dist loadgroup` takes all that starts Ray or vLLM, one after the other.
+
+    The other takes the rest beside it: a run's start-up is imports on one core.
+    """
+    for item in items:
+        slow = item.get_closest_marker("slow") is not None
+        real_run = not {"finished_run", "spoken_policy"}.isdisjoint(getattr(item, "fixturenames", ()))
+        if real_run or (slow and item.path.parent.name == "recipe"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 def tiny_qwen3(dtype: torch.dtype = torch.float32) -> Qwen3ForCausalLM:
