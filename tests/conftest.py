@@ -22,6 +22,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker of `pytest -n 2 --dist loadgroup` takes all that starts Ray or vLLM, one after the other.
 
@@ -32,6 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         real_run = not {"finished_run", "spoken_policy"}.isdisjoint(getattr(item, "fixturenames", ()))
         if real_run or (slow and item.path.parent.name == "recipe"):
             item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Two Ray runs at once would not fail but starve each other, so a worker that ignores the groups stops here."""
+    if "PYTEST_XDIST_WORKER" in os.environ and session.config.getoption("loadgroup"):
+        grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+        assert all(item.nodeid.endswith("@ray") for item in grouped), (
+            "xdist does not group: see pyproject.toml"
+        )
 
 
 def tiny_qwen3(dtype: torch.dtype = torch.float32) -> Qwen3ForCausalLM:
