@@ -73,15 +73,27 @@ def method(body: str, rest: str = "") -> str:
     return fenced(f"class Solution:\n    def double(self, x):\n        {body}\n\n{rest}")
 
 
-def descendants(pid: int) -> set[int]:
-    """Every process below ``pid``, from /proc."""
-    parent: dict[int, int] = {}
+def _parents() -> dict[int, int]:
+    parent = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
+    return parent
+
+
+def descendants(pid: int) -> set[int]:
+    """Every process below ``pid``, from /proc."""
+    parent = _parents()
     found = {pid}
     while more := {child for child, above in parent.items() if above in found} - found:
         found |= more
     return found - {pid}
+
+
+def sandbox_server(pid: int, before: set[int]) -> int:
+    """The fork server of the one sandbox that ``pid`` has started since ``before``: below its keeper, above its jobs."""
+    parent = _parents()
+    [server] = [child for child, above in parent.items() if parent.get(above) == pid and child not in before]
+    return server

@@ -15,7 +15,7 @@ import pytest
 from reward import Sandbox, SandboxFault, SandboxLimits, Verdict, get_loophole, write_problems
 from reward.batch import GradeOptions, ResponseRow, grade_rows, read_responses
 from reward.grade_file import grade_file
-from tests.reward.helpers import descendants, fenced, make_problem, method
+from tests.reward.helpers import descendants, fenced, make_problem, method, sandbox_server
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = {"case_id": "a", "problem_id": 1, "response": method("return 2 * x")}
@@ -184,16 +184,11 @@ def test_a_killed_server_costs_no_row(files, tmp_path):
     problem = make_problem()
     text = method("import time; time.sleep(0.02); return 2 * x")
     rows = [ResponseRow(n, problem, text, "none") for n in range(30)]
-    found = []
+    found, before = [], descendants(os.getpid())
     for row in grade_rows(rows):
         found.append(row)
         if len(found) in (5, 15):  # mid-work: more rows are in flight
-            servers = [
-                pid
-                for pid in descendants(os.getpid())
-                if b"reward" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            ]
-            os.kill(max(servers), signal.SIGKILL)
+            os.kill(sandbox_server(os.getpid(), before), signal.SIGKILL)
     assert [row["case_id"] for row in found] == list(range(30)) and all(row["correct"] for row in found)
 
 
