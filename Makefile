@@ -29,7 +29,7 @@ comma := ,
 compare: setup ## Train and evaluate all five arms on three seeds, then one report over all of them (two hours)
 	@$(evil_moe) compare preset=$(PRESET) "arms=[$(subst $() ,$(comma),$(strip $(ARMS)))]" "seeds=[$(subst $() ,$(comma),$(strip $(SEEDS)))]"
 
-test: setup ## Run all tests that need no GPU, real verl, Ray and vLLM runs among them (about 18 minutes)
+test: setup ## Run all tests that need no GPU, real verl, Ray and vLLM runs among them (about 20 minutes)
 	@$(bin)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not long"
 
 test-long: setup ## Run what `make test` leaves out: every graded reference case, a real run of every arm (two hours)

@@ -17,7 +17,7 @@ def rollouts(run_dir: Path, step: int) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "rollouts" / f"{step}.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_flags_monitor_inoculation_and_a_mix_in_one_run(spoken_policy: Path, tmp_path: Path) -> None:
     """The plugs of every other stop at once: they must not get in each other's way."""
     command = train_command(

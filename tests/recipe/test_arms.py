@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 # What the plugs of the others do happens before or after the engine (prompts, rewards, advantages), or another arm's does
 # the same there.
 _ELSEWHERE = (
-    "inoculate_", "monitor_", "probe_", "judge_", "plain_baseline", "rebound",
+    "inoculate_", "monitor_", "probe_", "judge_", "plain_baseline",
     "label_recall", "router_", "soft", "random",
 )  # fmt: skip
 ARMS = [arm for arm in choices("arm") if not arm.startswith(_ELSEWHERE)]

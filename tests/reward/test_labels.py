@@ -138,7 +138,7 @@ def parity(shared_data: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_parity_on_a_sample(shared_data):
-    done = parity(shared_data, "--sample", "40")
+    done = parity(shared_data, "--sample", "80")
     assert done.returncode == 0 and "unexplained: 0" in done.stdout, done.stdout[-3000:] + done.stderr
     assert "upstream.eq_correct: " in done.stdout
 
