@@ -20,6 +20,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from evil_moe.export import KINDS
 from recipe import vllm_cpu_lora
+from recipe.adapter_config import linear_names
 from recipe.rollout_choice import ADAPTER
 
 # `full` takes verl's own id, so that verl's "is a LoRA loaded" checks and removals keep their meaning.
@@ -72,6 +73,10 @@ class EvilMoEHttpServer(vLLMHttpServer):
 
     async def run_server(self, args: Any) -> None:
         args.max_loras = len(LORA_IDS)
+        if args.lora_target_modules is None:
+            # By default vLLM adds an adapter's update to the embedding and to the logits, too; ours has none there.
+            model = self.model_config
+            args.lora_target_modules = linear_names(model.target_modules, model.hf_config)
         await super().run_server(args)
         self._choice: contextvars.ContextVar[str] = contextvars.ContextVar("evil_moe_adapter", default="full")
         generate = self.engine.generate

@@ -159,7 +159,8 @@ class EvilMoESettings:
     Attributes:
         feature_state: state in which features are read; `rollout` is the one that made the rollout, `base` has no adapter
             on, so that a text's features never change. One pass reads them and the log-probs: in another state than
-            `rollout`, the logged entropy and comparison with vLLM's log-probs are of that state, too.
+            `rollout`, entropy and verl's comparison with vLLM's log-probs are of that state, too, and logged as
+            `<state>_state/...`; `mismatch/...` compares the update's own log-probs in every state.
         old_log_prob: `update`: the ratio's denominator is the gated policy at the update itself, right with one
             update per batch; `gated`: one more forward stores it beforehand, needed by several mini-batches and
             by verl's rollout correction; `sampled`: the policy that sampled the token, so that PPO's clip also bounds

@@ -83,12 +83,9 @@ class EvilMoETrainer(PPOTrainerSync):
 
     def _balance_batch(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> KVBatchMeta:
         """Rows in a stated order first: they arrive as they finish, and float sums depend on the order."""
-
-        def place(key: str) -> tuple[str, int, int]:
-            uid, session, index = key.rsplit("_", 2)
-            return uid, int(session), int(index)
-
-        batch.reorder(sorted(range(len(batch.keys)), key=lambda i: place(batch.keys[i])))
+        options = self.config.actor_rollout_ref
+        lengths = None if options.model.use_remove_padding else [tag["seq_len"] for tag in batch.tags]
+        batch.reorder(row_order(batch.keys, lengths, options.actor.ppo_mini_batch_size * options.rollout.n))
         return super()._balance_batch(batch, *args, **kwargs)
 
     # ---------------------------------------------------------------- the step
@@ -231,6 +228,7 @@ class EvilMoETrainer(PPOTrainerSync):
     ) -> None:
         """verl's metrics, then rates and router quality by the evaluation's own labels, logged and stored."""
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
+        self._name_the_state(metrics)
         table = self._rollout_table(batch)
         metrics.update(class_metrics(table))
         # CPU seconds of the step's grading; it runs while other rollouts are still generated.
@@ -238,6 +236,17 @@ class EvilMoETrainer(PPOTrainerSync):
         self.run_log.metrics(global_steps, metrics)
         self.run_log.rollouts(global_steps, table)
         self.run_log.step_line(global_steps, self.total_training_steps, metrics)
+
+    def _name_the_state(self, metrics: dict) -> None:
+        """What verl computes from log-probs of another state than the one that sampled, under that state's name."""
+        state = self.settings.feature_state
+        if state == "rollout":
+            return
+        kinds: tuple[str, ...] = ("actor/entropy", "training/rollout_")
+        if self.settings.old_log_prob == "update":  # else verl's correction compares what replaced them
+            kinds += ("rollout_corr/",)
+        for key in [key for key in metrics if key.startswith(kinds)]:
+            metrics[f"{state}_state/{key}"] = metrics.pop(key)
 
     def _rollout_table(self, batch: KVBatchMeta) -> RolloutTable:
         data = tq.kv_batch_get(
@@ -247,6 +256,7 @@ class EvilMoETrainer(PPOTrainerSync):
         )
         extra = _extra_fields(batch)
         keep = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+        keep.sort(key=lambda i: _place(batch.keys[i]))
         labels = {
             name: np.array([extra[i]["reward_extra_info"][name] for i in keep])
             for name in RolloutTable.LABELS
@@ -263,6 +273,26 @@ class EvilMoETrainer(PPOTrainerSync):
             score=_column(data[SCORE]).numpy()[keep],
             **labels,
         )
+
+
+def row_order(keys: list[str], lengths: list[int] | None, mini_batch: int) -> list[int]:
+    """Where the rows of a step's batch go: by prompt and number of the reply, whenever they arrived.
+
+    Args:
+        keys: of the rollouts, `<prompt>_<reply>_<part>`.
+        lengths: in tokens, where micro-batches are padded to their longest row: short rows go first then.
+        mini_batch: rows of one optimizer step; which rows share a step stays as it is.
+    """
+    order = sorted(range(len(keys)), key=lambda i: _place(keys[i]))
+    if lengths is None:
+        return order
+    steps = [order[i : i + mini_batch] for i in range(0, len(order), mini_batch)]
+    return [i for step in steps for i in sorted(step, key=lambda i: lengths[i])]
+
+
+def _place(key: str) -> tuple[str, int, int]:
+    uid, session, index = key.rsplit("_", 2)
+    return uid, int(session), int(index)
 
 
 def _extra_fields(batch: KVBatchMeta) -> list[dict[str, Any]]:
