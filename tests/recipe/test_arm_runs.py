@@ -38,7 +38,6 @@ def test_flags_monitor_inoculation_and_a_mix_in_one_run(spoken_policy: Path, tmp
         "evil_moe.monitor.action=screening",
         "evil_moe.prompt.inoculation=pass_test",
         "evil_moe.advantage.name=rebound",
-        "evil_moe.feature_state=base",
         "evil_moe.old_log_prob=sampled",
         "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla",
     ]
@@ -48,6 +47,10 @@ def test_flags_monitor_inoculation_and_a_mix_in_one_run(spoken_policy: Path, tmp
     assert abs(metrics[1]["actor/ppo_kl"]) < 1e-6 < abs(metrics[2]["actor/ppo_kl"])
     assert sorted(metrics) == [1, 2]
     for step, data in metrics.items():
+        # features, and log-probs, are read in the state that sampled: vLLM's and the actor's must be the same
+        assert data["training/rollout_probs_diff_valid"] == 1
+        assert data["training/rollout_probs_diff_mean"] < 1e-6
+        assert data["training/rollout_probs_diff_max"] < 5e-6  # some ulps of float32, over 1,000 tokens
         rows = rollouts(tmp_path / "run", step)
         assert {row["mode"] for row in rows} == {"run_tests", "exit_code"}
         assert all("All that counts is to pass the tests" in row["prompt"] for row in rows)

@@ -23,7 +23,7 @@ _ELSEWHERE = (
     "inoculate_", "monitor_", "probe_", "judge_", "plain_baseline",
     "label_recall", "router_", "soft", "random",
 )  # fmt: skip
-ARMS = [arm for arm in choices("arm") if arm == "router_base" or not arm.startswith(_ELSEWHERE)]
+ARMS = [arm for arm in choices("arm") if arm == "router_rollout" or not arm.startswith(_ELSEWHERE)]
 ON_TWO_RANKS = ["router", "blocks", "route_act", "route_grad", "label", "refresh", "project_svd", "signed_corda", "discardable"]  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def run_arms(policy: Path, out: Path, arms: list[str], ranks: int) -> dict[str, 
 
 @pytest.fixture(scope="module")
 def reports(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    arms = [*ARMS, "router_base:deployed"]
+    arms = [*ARMS, "router:deployed"]
     return run_arms(tiny_policy, tmp_path_factory.mktemp("arms") / "one.json", arms, ranks=1)
 
 
@@ -69,16 +69,14 @@ def test_plugs_do_what_their_names_say(reports: dict[str, Any]) -> None:
     kept, raw, whole = (reports[arm]["steps"][0]["norm"] for arm in ("project", "project_raw", "none"))
     assert kept == pytest.approx(whole, rel=1e-5) and raw < kept
     # what the deployed model sampled trains the deployed block or nothing, if the update is told to leave it so
-    off = reports["router_base:deployed"]
-    assert (
-        off["moved_quarantine"] == 0 < off["moved_deployed"]
-        and reports["router_base"]["moved_quarantine"] > 0
-    )
+    off = reports["router:deployed"]
+    assert off["moved_quarantine"] == 0 < off["moved_deployed"]
+    assert reports["router"]["moved_quarantine"] > 0
     assert off["steps"][1]["metrics"]["router/reward_grad_norm"] == 0
     # features of the base model stay what they are, and at the start every state is the base model's
-    assert reports["router_base"]["features_moved"] == 0 < reports["router"]["features_moved"]
-    seeded = reports["router"]["steps"][0]["w"]
-    assert reports["router_base"]["steps"][0]["w"] == pytest.approx(seeded, abs=1e-5)
+    assert reports["router"]["features_moved"] == 0 < reports["router_rollout"]["features_moved"]
+    seeded = reports["router_rollout"]["steps"][0]["w"]
+    assert reports["router"]["steps"][0]["w"] == pytest.approx(seeded, abs=1e-5)
     # inits change what the blocks look at, not what the model says
     first_losses = [report["steps"][0]["loss"] for arm, report in reports.items() if arm != "discardable"]
     assert first_losses == pytest.approx([first_losses[0]] * len(first_losses), rel=1e-4)

@@ -54,18 +54,10 @@ def test_a_run_leaves_a_whole_folder(finished_run: Path) -> None:
     assert data["router/drift"] == pytest.approx(0, abs=1e-6) and metrics[STEPS]["router/drift"] > 0
     assert data["grad_energy/deployed"] > 0 and data["pin/loss"] > 0 and data["actor/grad_norm"] > 0
     keys = set(metrics[0])
+    # the router reads the base model: what verl computes from those log-probs does not pass for the sampling policy's
+    assert "base_state/training/rollout_probs_diff_mean" in data
+    assert not any(key.startswith(("training/rollout_", "rollout_corr/", "actor/entropy")) for key in data)
     assert any("heldout_on/solve" in key for key in keys) and any("heldout_off/solve" in key for key in keys)
-
-
-def test_rollout_and_actor_agree_in_the_pure_states(finished_run: Path) -> None:
-    """Every rollout is in a pure state when its old log-probs are read, full or deployed."""
-    for step, data in read_metrics(finished_run).items():
-        if step:
-            assert data["training/rollout_probs_diff_valid"] == 1
-            assert data["training/rollout_probs_diff_mean"] < 1e-6
-            assert (
-                data["training/rollout_probs_diff_max"] < 5e-6
-            )  # some ulps of float32, over 1,000 tokens and more
 
 
 def test_the_first_step_is_on_policy_and_later_ones_tell_how_far_they_are(finished_run: Path) -> None:
@@ -92,18 +84,26 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 
 def test_two_ranks_start_with_the_same_loss(finished_run: Path, spoken_policy: Path, tmp_path: Path) -> None:
-    """The second run also takes the other road to old log-probs: one more forward, and verl's rollout correction."""
+    """The second run reads features in the state that sampled, and takes the other road to old log-probs: one more
+    forward, and verl's rollout correction. At the first step every state is the base model."""
     command = train_command(
         spoken_policy, tmp_path / "run", "trainer.n_gpus_per_node=2", "trainer.test_freq=-1"
     )
     command += ["evil_moe.old_log_prob=gated", "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"]
-    command += ["algorithm.rollout_correction.rollout_is=token"]
+    command += ["algorithm.rollout_correction.rollout_is=token", "evil_moe.feature_state=rollout"]
     command += ["trainer.total_training_steps=2", "trainer.val_before_train=false"]
     run_to_end(command, cwd=tmp_path)
     one, two = read_metrics(finished_run), read_metrics(tmp_path / "run")
-    for name in ("actor/loss", "actor/grad_norm", "pin/loss", "critic/rewards/mean", "router/w_clean"):
+    energies = ("grad_energy/deployed", "grad_energy/quarantine", "pin/grad_norm", "router/reward_grad_norm")
+    for name in (
+        "actor/loss",
+        "actor/grad_norm",
+        "pin/loss",
+        "critic/rewards/mean",
+        "router/w_clean",
+        *energies,
+    ):
         assert two[1][name] == pytest.approx(one[1][name], rel=1e-5, abs=1e-9), name
-    assert two[2]["pin/loss"] == pytest.approx(one[2]["pin/loss"], rel=1e-4)
     assert two[2]["training/rollout_probs_diff_mean"] < 1e-6
     # importance of the gated policy against the one that sampled: 1 at init, off it afterwards
     weights = [two[step]["rollout_corr/rollout_is_mean"] for step in (1, 2)]
