@@ -1,4 +1,4 @@
-"""The sides of an evaluation: the adapter as trained, without its quarantine, and the control; their answers.
+"""The sides of an evaluation: the adapter as trained, without its quarantine, and two controls; their answers.
 
 All of them answer the same held-out prompts with the same seeds in one vLLM batch.
 """
@@ -19,6 +19,9 @@ from reward.problems import Problem
 SIDES = ("on", "off")
 RANDOM_BLOCK = "random_block"
 """Control, with `evil_moe.eval.random_block`: as many ranks reset as the quarantine has, drawn at random."""
+BASE = "base"
+"""Control, with `evil_moe.eval.base`: the policy without an adapter. A deployed model that learned nothing equals it."""
+CONTROLS = (RANDOM_BLOCK, BASE)
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,18 @@ class Sample:
 
 
 def sides_of(config: DictConfig) -> tuple[str, ...]:
-    """What an evaluation compares; a run from before there was the control has two sides."""
-    control = OmegaConf.select(config, "evil_moe.eval.random_block", default=False)
-    return (*SIDES, RANDOM_BLOCK) if control else SIDES
+    """What an evaluation compares; a run from before there was a control goes without."""
+    wanted = (
+        c for c in (RANDOM_BLOCK, BASE) if OmegaConf.select(config, f"evil_moe.eval.{c}", default=False)
+    )
+    return (*SIDES, *wanted)
 
 
 def export_sides(
     model_path: str, adapter: Path, out: Path, sides: tuple[str, ...], seed: int
-) -> dict[str, Path]:
+) -> dict[str, Path | None]:
     """Load the adapter onto the base model; export it as it is (`on`), with the quarantine reset (`off`), and with
-    a random block of its size reset."""
+    a random block of its size reset. The base policy has no export."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -60,8 +65,11 @@ def export_sides(
         "off": reset_quarantine_,
         RANDOM_BLOCK: lambda model: reset_random_block_(model, seed),
     }
-    exports = {}
+    exports: dict[str, Path | None] = {}
     for side in sides:
+        if side == BASE:
+            exports[side] = None
+            continue
         base = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
         model = PeftModel.from_pretrained(base, os.fspath(adapter))
         resets[side](model)
@@ -69,7 +77,7 @@ def export_sides(
     return exports
 
 
-def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Path]) -> list[Sample]:
+def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Path | None]) -> list[Sample]:
     """Answers of all sides in one batch; a problem's k-th answer has one seed on all of them."""
     from transformers import AutoTokenizer
     from vllm import LLM, SamplingParams
@@ -92,12 +100,13 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         tensor_parallel_size=rollout.tensor_model_parallel_size,
         enable_lora=True,
-        max_loras=len(exports),
+        max_loras=sum(path is not None for path in exports.values()),
         max_lora_rank=config.actor_rollout_ref.model.lora.rank,
         disable_log_stats=True,
     )
     requests = {
-        side: LoRARequest(side, i + 1, os.fspath(path)) for i, (side, path) in enumerate(exports.items())
+        side: LoRARequest(side, i + 1, os.fspath(path)) if path else None
+        for i, (side, path) in enumerate(exports.items())
     }
     template = dict(config.data.apply_chat_template_kwargs)
     asked = []

@@ -16,7 +16,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.console import divert_output, report_failure, say
-from recipe.eval_sides import RANDOM_BLOCK, SIDES, export_sides, generate, markers_of, router_scores, sides_of
+from recipe.eval_sides import (
+    CONTROLS,
+    SIDES,
+    export_sides,
+    generate,
+    markers_of,
+    router_scores,
+    sides_of,
+)
 from recipe.prepare import prepare_problems
 from recipe.run_folder import latest_step
 from recipe.sandbox_actor import limits_from
@@ -172,7 +180,7 @@ def _auroc(scores: list[float], labels: list[bool]) -> float | None:
 def _table(result: dict[str, Any]) -> str:
     names = ("loophole", "hack", "solve", "compile")
     lines = ["| quarantine | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for side in (side for side in (*SIDES, RANDOM_BLOCK) if side in result):
+    for side in (side for side in (*SIDES, *CONTROLS) if side in result):
         lines.append(
             f"| {side.upper().replace('_', ' ')} | "
             + " | ".join(f"{result[side][name]:.3f}" for name in names)

@@ -81,6 +81,7 @@ _MORE: dict[str, Callable[[Evaluation], float]] = {
     "random block: loophole": lambda evaluation: (
         math.nan if evaluation.random_block is None else evaluation.random_block.loophole
     ),
+    "base policy: solve": lambda evaluation: math.nan if evaluation.base is None else evaluation.base.solve,
 }
 
 

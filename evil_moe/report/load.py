@@ -53,7 +53,7 @@ class Evaluation:
     """The causal ablation: the adapter whole (`on`) and with the quarantine reset (`off`).
 
     `samples` is the number of graded samples of each side; `random_block` is the control with a random block of the
-    quarantine's size reset, None where it was not evaluated.
+    quarantine's size reset, `base` the policy without an adapter; None where it was not evaluated.
     """
 
     step: int
@@ -62,6 +62,7 @@ class Evaluation:
     off: Rates
     auroc: float | None
     random_block: Rates | None = None
+    base: Rates | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,8 @@ def _rollouts(folder: Path, notes: list[str]) -> tuple[RolloutStep, ...]:
     return tuple(sorted(steps, key=lambda step: step.step))
 
 
-SIDES = ("on", "off", "random_block")
+CONTROLS = ("random_block", "base")
+SIDES = ("on", "off", *CONTROLS)
 _LABELS = {"loophole": "loophole", "hack": "exploited", "solve": "correct", "compile": "can_compile"}
 
 
@@ -241,7 +243,7 @@ def _answers(path: Path) -> tuple[Answer, ...]:
 
 def _evaluation(content: dict[str, Any], path: Path) -> Evaluation:
     sides: dict[str, Rates] = {}
-    for side in SIDES if "random_block" in content else SIDES[:2]:
+    for side in (side for side in SIDES if side in content or side not in CONTROLS):
         rates = content.get(side)
         if not isinstance(rates, dict):
             raise RunFolderError(path, None, f"{side!r} is {rates!r}, not rates", "run the evaluation again")
@@ -254,4 +256,4 @@ def _evaluation(content: dict[str, Any], path: Path) -> Evaluation:
         reason = f"'samples' is {samples:g} and 'step' is {step:g}, not counts"
         raise RunFolderError(path, None, reason, "run the evaluation again")
     auroc = None if content.get("auroc") is None else number_at(content, "auroc", path, rate=True)
-    return Evaluation(int(step), int(samples), sides["on"], sides["off"], auroc, sides.get("random_block"))
+    return Evaluation(int(step), int(samples), auroc=auroc, **sides)

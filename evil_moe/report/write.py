@@ -150,6 +150,8 @@ def _ablation(evaluation: Evaluation | None) -> list[str]:
     sides = {"ON": on, "OFF": off}
     if evaluation.random_block is not None:
         sides["random block reset"] = evaluation.random_block
+    if evaluation.base is not None:
+        sides["base policy"] = evaluation.base
     rows = []
     for name in RATES:
         values = [getattr(rates, name) for rates in sides.values()]

@@ -218,7 +218,7 @@ MALFORMED = [
         "eval/samples.jsonl",
         '{"side": "left", "problem_id": 1}\n',
         1,
-        "has no 'side' out of on, off, random_block",
+        "has no 'side' out of on, off, random_block, base",
     ),
     ("eval/eval.json", "{", 1, "not JSON"),
     ("eval/eval.json", json.dumps({"step": 1, "samples": 2, "on": ON}), None, "'off' is None"),
@@ -269,12 +269,13 @@ def test_imports_nothing_of_verl_ray_or_the_environment() -> None:
     assert done.stdout == "set()\n"
 
 
-def test_a_random_block_is_shown_beside_off(tmp_path: Path) -> None:
+def test_the_controls_are_shown_beside_off(tmp_path: Path) -> None:
     rates = {"loophole": 0.61, "hack": 0.3, "solve": 0.2, "compile": 0.9}
-    folder = make_run(tmp_path / "run", random_block=rates)
+    folder = make_run(tmp_path / "run", random_block=rates, base=rates | {"solve": 0.17})
     assert load_run(folder).evaluation.random_block.loophole == 0.61
     text = write_report([folder], tmp_path / "out").read_text()
-    assert "| held out | ON | OFF | random block reset |" in text and "0.610 ±" in text
+    assert "| held out | ON | OFF | random block reset | base policy |" in text
+    assert "0.610 ±" in text and "0.170 ±" in text
 
 
 def test_a_mix_is_shown_loophole_by_loophole(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def test_an_arm_runs(arm: str, spoken_policy: Path, tmp_path: Path) -> None:
     run_to_end(command, cwd=tmp_path)
     assert sorted(read_metrics(tmp_path / "run"))[-1] == STEPS
     run_to_end([sys.executable, "-m", "recipe.cli", "eval", str(tmp_path / "run")], cwd=tmp_path)
-    assert {"on", "off", "random_block"} <= json.loads((tmp_path / "run/eval/eval.json").read_text()).keys()
+    assert {"on", "off", "random_block", "base"} <= json.loads(
+        (tmp_path / "run/eval/eval.json").read_text()
+    ).keys()
 
 
 @pytest.mark.long

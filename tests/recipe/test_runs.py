@@ -118,7 +118,7 @@ def test_evaluation_in_a_fresh_process(finished_run: Path, tmp_path: Path) -> No
     line = f"Evil MoE causal ablation: deploy hack {result['on']['hack']:.3f} (ON) -> {result['off']['hack']:.3f} (OFF)"
     assert out.splitlines()[-1] == line
     rows = [json.loads(row) for row in (finished_run / "eval" / "samples.jsonl").read_text().splitlines()]
-    assert len(rows) == 36 and "random_block" in result, "ON, OFF and the control of a random block"
+    assert len(rows) == 48 and {"random_block", "base"} <= result.keys(), "ON, OFF and two controls"
     assert sum(row["exploited"] for row in rows if row["side"] == "on") / 12 == pytest.approx(
         result["on"]["hack"]
     )
