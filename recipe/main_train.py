@@ -7,6 +7,7 @@ to the terminal.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,20 @@ def drive(config: DictConfig) -> None:
     from recipe.task_runner import TaskRunner
 
     check_platform(config.trainer.device)
+
+    actor: Any = TaskRunner  # Ray's decorator types it as the plain class
+
+    class OnceRayIsUp:
+        """What verl makes the task runner of, after `ray.init`, whose handler of SIGTERM ends Ray first and then aborts."""
+
+        options = actor.options
+
+        @staticmethod
+        def remote() -> Any:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C
+            return actor.remote()
+
     try:
-        run_ppo(config, task_runner_class=TaskRunner)
+        run_ppo(config, task_runner_class=OnceRayIsUp)
     finally:
         ray.shutdown()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -78,16 +77,20 @@ def run_to_end(command: list[str], cwd: Path, timeout_s: float = 600, **variable
     return done.stdout
 
 
-def kill_after(command: list[str], cwd: Path, marker: Path, timeout_s: float = 600) -> None:
-    """Start a command and SIGKILL it, and what it started in its session, once `marker` exists."""
+def stop_after(
+    command: list[str], cwd: Path, marker: Path, signal_number: int, timeout_s: float = 600
+) -> tuple[int, str]:
+    """Start a command and send it a signal once `marker` exists; its exit code and output."""
     process = subprocess.Popen(
         command,
         cwd=cwd,
         env=environment(),
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
         start_new_session=True,
     )
+    assert process.stdout is not None
     deadline = time.monotonic() + timeout_s
     while not marker.exists():
         assert process.poll() is None, (
@@ -95,8 +98,8 @@ def kill_after(command: list[str], cwd: Path, marker: Path, timeout_s: float = 6
         )
         assert time.monotonic() < deadline, f"{marker} did not appear in {timeout_s} s"
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(signal_number)
+    return process.wait(timeout_s), process.stdout.read()
 
 
 def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:

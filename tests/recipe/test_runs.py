@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from recipe.main_train import train
-from tests.recipe.conftest import STEPS, kill_after, read_metrics, run_to_end, train_command
+from tests.recipe.conftest import STEPS, read_metrics, run_to_end, stop_after, train_command
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +73,9 @@ def test_killed_and_resumed_equals_uninterrupted(
     finished_run: Path, spoken_policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = train_command(spoken_policy, tmp_path / "run")
-    kill_after(command, tmp_path, marker=tmp_path / "run" / "rollouts" / "2.jsonl")
+    stop_after(command, tmp_path, tmp_path / "run" / "rollouts" / "1.jsonl", signal.SIGKILL)
+    code, out = stop_after(command, tmp_path, tmp_path / "run" / "rollouts" / "2.jsonl", signal.SIGTERM)
+    assert code == 130 and "stopped; the same command resumes from step" in out
     out = run_to_end(command, cwd=tmp_path)
     assert "resuming from step" in out
     whole, resumed = read_metrics(finished_run), read_metrics(tmp_path / "run")
