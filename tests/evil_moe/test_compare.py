@@ -58,15 +58,16 @@ def test_ratios_and_tables(tmp_path: Path) -> None:
     runs = [
         load_run(make_run(tmp_path / "a", "router", 1, auroc=0.9)),
         load_run(make_run(tmp_path / "b", "router", 2, auroc=0.7, off=OFF | {"loophole": 0.15})),
-        load_run(make_run(tmp_path / "c", "none", 1, on=ON | {"hack": 0.0})),
+        load_run(make_run(tmp_path / "c", "none", 1, on=ON | {"hack": 0.0}, random_block=OFF, base=OFF)),
     ]
     evaluation = runs[0].evaluation
     assert evaluation is not None
     assert removal(evaluation) == pytest.approx(1 - 0.025 / 0.375) and solve_kept(evaluation) == 0.8
     first, second = arm_table(runs)[2:]
     assert first.startswith("| router | 2 | 0.750 ± 0.000 |") and "| 0.100 ± 0.071 |" in first
-    assert first.endswith("| 0.800 ± 0.141 | 0.933 ± 0.000 | 0.800 ± 0.000 | - |"), "no control evaluated"
-    assert second.endswith("| - | - | 0.800 | - |"), "no AUROC, nothing to remove"
+    assert first.endswith("| 0.800 ± 0.141 | 0.933 ± 0.000 | 0.800 ± 0.000 | - | - |"), "no control evaluated"
+    off = OFF["loophole"], OFF["solve"]
+    assert second.endswith(f"| - | - | 0.800 | {off[0]:.3f} | {off[1]:.3f} |"), "no AUROC, nothing to remove"
     assert cost_table(runs)[2:] == ["| router | 4.00 | - |", "| none | 4.00 | - |"]
 
 
