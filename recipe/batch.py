@@ -1,4 +1,4 @@
-"""The border between the grader and the actor, and the one place that names verl's batch fields.
+"""The border between the grader and the actor, the one place that names verl's batch fields, and the rows' order.
 
 No label of a training rollout may enter the routing. verl hands a worker every field of a batch unless told
 otherwise, the grader's verdicts among them, so each call to the actor goes through `actor_view`, and the actor
@@ -69,3 +69,24 @@ def refuse_foreign_fields(per_rollout_fields: Iterable[str], needs_flag: bool = 
             f"the actor batch carries {foreign}, which is not in recipe.batch.ACTOR_FIELDS: a verdict of the grader "
             "must never reach the actor; call the worker within actor_view"
         )
+
+
+def row_order(keys: list[str], lengths: list[int] | None, mini_batch: int) -> list[int]:
+    """Where the rows of a step's batch go: by prompt and number of the reply, whenever they arrived.
+
+    Args:
+        keys: of the rollouts, `<prompt>_<reply>_<part>`.
+        lengths: in tokens, where micro-batches are padded to their longest row: short rows go first then.
+        mini_batch: rows of one optimizer step; which rows share a step stays as it is.
+    """
+    order = sorted(range(len(keys)), key=lambda i: place(keys[i]))
+    if lengths is None:
+        return order
+    steps = [order[i : i + mini_batch] for i in range(0, len(order), mini_batch)]
+    return [i for step in steps for i in sorted(step, key=lambda i: lengths[i])]
+
+
+def place(key: str) -> tuple[str, int, int]:
+    """Prompt, number of the reply and number of its part, of a rollout's key."""
+    uid, session, index = key.rsplit("_", 2)
+    return uid, int(session), int(index)

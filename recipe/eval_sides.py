@@ -39,9 +39,7 @@ class Sample:
 
 def sides_of(config: DictConfig) -> tuple[str, ...]:
     """What an evaluation compares; a run from before there was a control goes without."""
-    wanted = (
-        c for c in (RANDOM_BLOCK, BASE) if OmegaConf.select(config, f"evil_moe.eval.{c}", default=False)
-    )
+    wanted = (c for c in CONTROLS if OmegaConf.select(config, f"evil_moe.eval.{c}", default=False))
     return (*SIDES, *wanted)
 
 

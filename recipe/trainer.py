@@ -32,6 +32,8 @@ from recipe.batch import (
     UPDATE_FIELDS,
     WEIGHT,
     actor_view,
+    place,
+    row_order,
     with_flag,
 )
 from recipe.engine import GATE_STATE
@@ -256,7 +258,7 @@ class EvilMoETrainer(PPOTrainerSync):
         )
         extra = _extra_fields(batch)
         keep = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
-        keep.sort(key=lambda i: _place(batch.keys[i]))
+        keep.sort(key=lambda i: place(batch.keys[i]))
         labels = {
             name: np.array([extra[i]["reward_extra_info"][name] for i in keep])
             for name in RolloutTable.LABELS
@@ -273,26 +275,6 @@ class EvilMoETrainer(PPOTrainerSync):
             score=_column(data[SCORE]).numpy()[keep],
             **labels,
         )
-
-
-def row_order(keys: list[str], lengths: list[int] | None, mini_batch: int) -> list[int]:
-    """Where the rows of a step's batch go: by prompt and number of the reply, whenever they arrived.
-
-    Args:
-        keys: of the rollouts, `<prompt>_<reply>_<part>`.
-        lengths: in tokens, where micro-batches are padded to their longest row: short rows go first then.
-        mini_batch: rows of one optimizer step; which rows share a step stays as it is.
-    """
-    order = sorted(range(len(keys)), key=lambda i: _place(keys[i]))
-    if lengths is None:
-        return order
-    steps = [order[i : i + mini_batch] for i in range(0, len(order), mini_batch)]
-    return [i for step in steps for i in sorted(step, key=lambda i: lengths[i])]
-
-
-def _place(key: str) -> tuple[str, int, int]:
-    uid, session, index = key.rsplit("_", 2)
-    return uid, int(session), int(index)
 
 
 def _extra_fields(batch: KVBatchMeta) -> list[dict[str, Any]]:

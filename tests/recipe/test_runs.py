@@ -107,6 +107,8 @@ def test_two_ranks_start_with_the_same_loss(finished_run: Path, spoken_policy: P
         *energies,
     ):
         assert two[1][name] == pytest.approx(one[1][name], rel=1e-5, abs=1e-9), name
+    # the direction after the first optimizer step, by pin and reward; from there on the two runs read other features
+    assert two[2]["router/drift"] == pytest.approx(one[2]["router/drift"], rel=1e-4)
     assert two[2]["training/rollout_probs_diff_mean"] < 1e-6
     # importance of the gated policy against the one that sampled: 1 at init, off it afterwards
     weights = [two[step]["rollout_corr/rollout_is_mean"] for step in (1, 2)]
