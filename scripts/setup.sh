@@ -46,13 +46,15 @@ install_torch() {
   "$venv/bin/pip" install -q --no-deps "$torch" || "$venv/bin/pip" install -q --no-deps "$torch" --index-url "$torch_index"
 }
 
-# uv is many times faster; pip is the one that people have configured for their proxies and mirrors.
+# uv is many times faster; pip is the one that people have configured for their proxies and mirrors. Compiled once
+# here, as pip does by itself: a run starts a dozen processes that import vLLM, verl or torch, the first ones at once,
+# and where PYTHONDONTWRITEBYTECODE is set each would compile all that it imports anew.
 install_locked() {
   local rest="$venv/locked.txt" index
   grep -v '^torch==' requirements/cpu.lock >"$rest"
   index="${PIP_INDEX_URL:-$("$venv/bin/pip" config get global.index-url 2>/dev/null || true)}"
   if "$venv/bin/pip" install -q uv && env ${index:+UV_DEFAULT_INDEX="$index"} VIRTUAL_ENV="$PWD/$venv" \
-    "$venv/bin/uv" pip install --quiet --no-deps -r "$rest"; then
+    "$venv/bin/uv" pip install --quiet --compile-bytecode --no-deps -r "$rest"; then
     return
   fi
   echo "uv did not manage; trying pip"
