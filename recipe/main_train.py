@@ -67,7 +67,9 @@ def train(overrides: list[str], *, verbose: bool = False) -> int:
     except Exception as error:  # noqa: BLE001  # whatever failed in verl, Ray or vLLM, in any process
         resume = f"What is saved is untouched: the same command resumes from step {latest_step(folder)}."
         return report_failure("training", error, folder / "train.log", resume)
-    say(f"trained to step {latest_step(folder)} in {time.monotonic() - started:.0f} s")
+    say(f"trained to step {total} in {time.monotonic() - started:.0f} s")
+    if (saved := latest_step(folder)) < total:
+        say(f"its last checkpoint is of step {saved}: trainer.save_freq={config.trainer.save_freq}")
     return 0
 
 
