@@ -47,7 +47,7 @@ format: setup ## Format the code and mend what ruff can mend
 	@$(bin)/ruff format .
 	@$(bin)/ruff check --fix .
 
-bench: setup ## Measure the hot paths: sandbox, adapter, LoRA of the rollout, gradients
+bench: setup ## Measure the hot paths: sandbox, adapter, LoRA of the rollout, gradients, rows of a micro-batch
 	@for script in scripts/bench/*.py; do echo "== $$script"; $(bin)/python $$script || exit 1; done
 
 attacks: setup ## Print what each family of attacks on the grader gained and harmed
