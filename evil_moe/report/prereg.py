@@ -10,7 +10,8 @@ hypotheses:
     differ: [router.off.loophole, frozen.off.loophole]   # paired over seeds x problems
     p_below: 0.05
 
-`arm.side.rate@mode` takes the held-out problems of one loophole of a mix.
+`arm.side.rate@mode` takes the held-out problems of one loophole of a mix. Sides are on, off, and the controls random_block
+and base (the policy before RL), where an evaluation has them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from evil_moe.report.compare import RATES, SIDES, paired_test, unit_rates
+from evil_moe.report.compare import RATES, paired_test, unit_rates
 from evil_moe.report.files import RunFolderError, read_yaml
-from evil_moe.report.load import Run
+from evil_moe.report.load import SIDES, Run
 
 _MEND = "see evil_moe/report/prereg.py for the form"
 
@@ -39,9 +40,10 @@ class Term:
     mode: str = ""
 
     def mean(self, runs: Sequence[Run]) -> float:
-        """Mean over the runs; NaN if a mode is asked for that they did not evaluate."""
+        """Mean over the runs; NaN if a side or a mode is asked for that they did not evaluate."""
         if not self.mode:
-            return fmean(getattr(getattr(run.evaluation, self.side), self.rate) for run in runs)
+            sides = [getattr(run.evaluation, self.side) for run in runs]
+            return math.nan if None in sides else fmean(getattr(side, self.rate) for side in sides)
         by_run = [unit_rates([run], self.side, self.rate, self.mode).values() for run in runs]
         return fmean(fmean(values) for values in by_run) if all(by_run) else math.nan
 
@@ -144,7 +146,7 @@ def answer(hypothesis: Hypothesis, arms: Mapping[str, Sequence[Run]]) -> tuple[s
         return ("holds" if test.p < hypothesis.p_below else "fails"), shown
     means = [term.mean(group) for term, group in zip(hypothesis.terms, groups, strict=True)]
     if any(math.isnan(mean) for mean in means):
-        return "not measured", "the runs evaluated no problem of that loophole"
+        return "not measured", "the runs evaluated no such side, or no problem of that loophole"
     if len(means) == 1:
         value, shown = means[0], f"{means[0]:.3f}"
     else:

@@ -102,6 +102,16 @@ def test_hypotheses_are_answered(tmp_path: Path) -> None:
     assert answer(prereg.hypotheses[2], arms | {"router": [replace(runs[0], evaluation=zero)]})[0] == "holds"
 
 
+def test_a_hypothesis_can_name_a_control(tmp_path: Path) -> None:
+    """Solving rose over the policy before RL; where that side was not evaluated, there is no answer."""
+    text = "id: {0}, says: s, quantity: router.off.solve / router.{0}.solve, at_least: 1.1"
+    runs = {"router": [load_run(make_run(tmp_path / "run", base=OFF | {"solve": OFF["solve"] / 2}))]}
+    for side, verdict in (("base", "holds"), ("random_block", "not measured")):
+        prereg = load_prereg(write(tmp_path / f"{side}.yaml", text.format(side)))
+        told = answer(prereg.hypotheses[0], runs)
+        assert told[0] == verdict and ("2.00 = " in told[1] or "no such side" in told[1]), told
+
+
 def test_report_says_which_runs_knew_the_hypotheses(tmp_path: Path) -> None:
     prereg = write(
         tmp_path / "prereg.yaml", "id: low, says: low, quantity: router.off.loophole, at_most: 0.05"
