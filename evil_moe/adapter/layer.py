@@ -25,18 +25,21 @@ from evil_moe.adapter.config import Lora2rConfig
 from evil_moe.adapter.gate import RolloutGate
 
 
-class _ScaleGradient(torch.autograd.Function):
-    """Identity whose gradient is multiplied by `keep`: the value of dep, the gradient of `keep * dep`."""
+class _UpProjection(torch.autograd.Function):
+    """`h @ up.T` in value; in gradient each column of h counts `keep` times, `[b or 1, T or 1, C]`, 0 to 1.
+
+    The scale is on the bottleneck, which is a few ranks wide, and not on the output, which is D_out wide.
+    """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, keep: Tensor) -> Tensor:
-        ctx.save_for_backward(keep)
-        return value.view_as(value)
+    def forward(ctx: Any, h: Tensor, up: Tensor, keep: Tensor) -> Tensor:
+        ctx.save_for_backward(h, up, keep)
+        return F.linear(h, up)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (keep,) = ctx.saved_tensors
-        return grad * keep, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        h, up, keep = ctx.saved_tensors
+        return (grad @ up) * keep, grad.flatten(0, -2).T @ (h * keep).flatten(0, -2), None
 
 
 def _module_seed(seed: int, name: str) -> int:
@@ -103,10 +106,10 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         d_a, d_b = self.lora_2r_dA[adapter_name], self.lora_2r_dB[adapter_name]
         a0, b0 = self.lora_2r_A0[adapter_name].to(d_a.dtype), self.lora_2r_B0[adapter_name].to(d_b.dtype)
         x = x.to(d_a.dtype)
-        low = F.linear(x, d_a)  # dA x, [b, T, R]
+        # One product for dA x and A0 x, and one for B0 and dB below: thin products cost what their wide side does.
+        low, at_init = F.linear(x, torch.cat([d_a, a0])).chunk(2, dim=-1)  # [b, T, R] each
         if gate.probes is not None:
             low = low + self._probe(low, r, gate)
-        at_init = F.linear(x, a0)
         full = at_init + low  # A x
         if gate.features is not None:
             assert gate.layout is not None, "reading features needs a layout"
@@ -114,25 +117,20 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
                 bottleneck = (at_init if gate.features_at_init else full)[..., :r]
                 gate.features[self.module_name] = gate.layout.completion_mean(bottleneck.float())
 
-        def project(low_part: Tensor, full_part: Tensor, block: slice) -> Tensor:
-            up = torch.cat([b0[:, block], d_b[:, block]], dim=1)
-            return F.linear(torch.cat([low_part, full_part], dim=-1), up)
-
         if gate.weights is None:
             block = slice(None) if gate.quarantine_on else slice(0, r)
-            return project(low[..., block], full[..., block], block) * config.scaling
+            h = torch.cat([low[..., block], full[..., block]], dim=-1) * config.scaling
+            return F.linear(h, torch.cat([b0[:, block], d_b[:, block]], dim=1))
 
         weights, layout = gate.weights, gate.layout
         assert layout is not None and weights.m.shape[1] == config.num_quarantine
-        deployed, quarantine = slice(0, r), slice(r, None)
-        dep = project(low[..., deployed], full[..., deployed], deployed)
-        dep = _ScaleGradient.apply(dep, layout.per_token((1 - weights.d).unsqueeze(-1)).to(dep.dtype))
-        if weights.deployed is not None:
-            dep = dep * layout.per_token(weights.deployed.unsqueeze(-1)).to(dep.dtype)
-        # m scales the bottleneck, which is r wide, rather than the output, which is D_out wide.
-        m = layout.per_token(weights.m.repeat_interleave(config.quarantine_rank, dim=1)).to(low.dtype)
-        quar = project(low[..., quarantine] * m, full[..., quarantine] * m, quarantine)
-        return (dep + quar) * config.scaling
+        deployed = torch.ones_like(weights.d) if weights.deployed is None else weights.deployed
+        m = weights.m.repeat_interleave(config.quarantine_rank, dim=1)
+        value = torch.cat([deployed.unsqueeze(1).expand(-1, r), m], dim=1) * config.scaling  # [B, R]
+        keep = torch.cat([(1 - weights.d).unsqueeze(1).expand(-1, r), torch.ones_like(m)], dim=1)
+        value, keep = (layout.per_token(scale.repeat(1, 2)).to(low.dtype) for scale in (value, keep))
+        h = torch.cat([low, full], dim=-1) * value
+        return _UpProjection.apply(h, torch.cat([b0, d_b], dim=1), keep)
 
     def _probe(self, low: Tensor, r: int, gate: RolloutGate) -> Tensor:
         """The zeros of `RolloutGate.reading_gradients`, spread over tokens and padded to all R ranks."""
