@@ -36,11 +36,12 @@ def whole_scalars(scalars: Sequence[Tensor]) -> Float[Tensor, " n"]:
     return DTensor.from_local(local, first.device_mesh, first.placements).full_tensor()
 
 
-def tail_view(tensor: Tensor, start: int, axis: int) -> Tensor:
-    """This rank's part of `tensor[start:]` along `axis`, as a view to write into; it may be empty."""
+def block_view(tensor: Tensor, block: slice, axis: int) -> Tensor:
+    """This rank's part of `tensor[block]` along `axis`, as a view to write into; it may be empty."""
+    start, stop, _ = block.indices(tensor.shape[axis])
     offset = 0
     if isinstance(tensor, DTensor):
         place = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
         offset, tensor = place[1][axis], tensor.to_local()
-    first = min(max(start - offset, 0), tensor.shape[axis])
-    return tensor.narrow(axis, first, tensor.shape[axis] - first)
+    first, last = (min(max(bound - offset, 0), tensor.shape[axis]) for bound in (start, stop))
+    return tensor.narrow(axis, first, last - first)

@@ -54,6 +54,7 @@ class Lora2rEngine(PinnedStepEngine):
         self._gate_state = "base"
         self._read: dict[str, Tensor] | None = None
         self._gate_signals: RolloutSignals | None = None
+        self._kept: list[Tensor] = []
 
     # ---------------------------------------------------------------- build
 
@@ -121,7 +122,7 @@ class Lora2rEngine(PinnedStepEngine):
         )
         default = "read" if forward_only else "gated"
         self._gate_state = tu.get_non_tensor_data(data=data, key=GATE_STATE, default=default)
-        self._rows = len(data)
+        self._rows, self._kept = len(data), []
         try:
             out = super().forward_backward_batch(data, loss_function, forward_only)
         finally:
@@ -129,6 +130,9 @@ class Lora2rEngine(PinnedStepEngine):
         if self._gate_state == "read":
             self._add_weights(out["model_output"], data)
         if not forward_only:
+            kept = gather_rows(torch.cat(self._kept), self.get_data_parallel_group())
+            self._kept_share = kept.mean().item()
+            out["metrics"]["router/kept_share"] = [self._kept_share]
             self._pin_step(out["metrics"])
             self._transform_gradients(out["metrics"])
         return out
@@ -181,6 +185,7 @@ class Lora2rEngine(PinnedStepEngine):
         features = dense(micro_batch[FEATURES])
         self._gate_signals = self.router.rollout_signals(features, direction, self._flags(micro_batch))
         weights = self.gate(self._gate_signals)
+        self._kept.append((1 - weights.d) * (1 if weights.deployed is None else weights.deployed.detach()))
         if not self.settings.rollout.gate_deployed:
             weights = dataclasses.replace(weights, m=weights.m * dense(micro_batch[QUARANTINE_ON]))
         return weights

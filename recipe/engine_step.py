@@ -15,7 +15,7 @@ from verl.workers.config.optimizer import build_optimizer
 
 from evil_moe.adapter import lora2r_model
 from evil_moe.diagnostics import cosine, drift, gradient_energy
-from evil_moe.gradients import FreezeQuarantine, GradientTransform
+from evil_moe.gradients import GradientTransform
 from evil_moe.pin import pin_loss
 from recipe.engine_weights import AdapterWeightsEngine
 from recipe.pair_reader import PairReader
@@ -29,6 +29,8 @@ class PinnedStepEngine(AdapterWeightsEngine):
     settings: EvilMoESettings
     pairs: PairReader
     gradient_transform: GradientTransform | None
+    _kept_share: float
+    """Of the deployed block's gradient, mean over the rollouts of the step."""
 
     def _build_optimizer(self, module: PeftModel) -> torch.optim.Optimizer:
         router, config = self.settings.router, self.optimizer_config
@@ -105,14 +107,12 @@ class PinnedStepEngine(AdapterWeightsEngine):
             print(f"WARN: gradient norm is not finite ({[float(value) for value in norms]}); step skipped")
             self.optimizer.zero_grad()
         else:
-            with self._frozen():
+            with self._around_step():
                 self.optimizer.step()
         return float(norms[0])
 
-    def _frozen(self) -> AbstractContextManager[None]:
-        """Hold what is frozen through the step: weight decay moves a parameter without gradient, too."""
-        if not isinstance(self.gradient_transform, FreezeQuarantine):
+    def _around_step(self) -> AbstractContextManager[None]:
+        if self.gradient_transform is None:
             return nullcontext()
-        return self.gradient_transform.held(
-            {name: p for name, p in self.module.named_parameters() if "lora_2r_d" in name}
-        )
+        blocks = {name: p for name, p in self.module.named_parameters() if "lora_2r_d" in name}
+        return self.gradient_transform.around_step(blocks, self._kept_share)

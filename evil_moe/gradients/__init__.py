@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from torch import Tensor
-
+from evil_moe.gradients.base import GradientTransform
 from evil_moe.gradients.freeze_quarantine import FreezeQuarantine
+from evil_moe.gradients.kept_share import KeptShare
 from evil_moe.gradients.projection import Projection
 from evil_moe.plugs import make_plug
-
-
-@runtime_checkable
-class GradientTransform(Protocol):
-    """Changes gradients in place, by names as in `model.named_parameters()`; returns metrics.
-
-    Every rank calls it with its shards of the whole gradient, after the last backward and before clipping.
-    """
-
-    def __call__(self, gradients: dict[str, Tensor]) -> dict[str, float]: ...
-
 
 # `null` in the config leaves the gradients alone.
 _TRANSFORMS: dict[str, type[GradientTransform]] = {
     "freeze_quarantine": FreezeQuarantine,
+    "kept_share": KeptShare,
     "projection": Projection,
 }
 

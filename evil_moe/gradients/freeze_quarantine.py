@@ -1,6 +1,6 @@
 """Holds the quarantine still while the deployed block learns (the discardable-LoRA baseline during RL).
 
-A zero gradient alone does not hold a parameter: AdamW decays it all the same. So the step runs inside `held`.
+A zero gradient alone does not hold a parameter: AdamW decays it all the same. So the step runs inside `around_step`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from evil_moe.diagnostics import BLOCK_AXIS, BLOCK_NAME
-from evil_moe.sharded import tail_view
+from evil_moe.gradients.base import GradientTransform, block_views, check_rank_deployed
 
 
-class FreezeQuarantine:
+class FreezeQuarantine(GradientTransform):
     """Zeroes the gradients of the quarantine: rows `[r:]` of dA, columns `[r:]` of dB.
 
     Args:
@@ -26,9 +25,7 @@ class FreezeQuarantine:
     """
 
     def __init__(self, rank_deployed: int):
-        if rank_deployed < 1:
-            raise ValueError(f"evil_moe.gradient.rank_deployed={rank_deployed} must be at least 1")
-        self.rank_deployed = rank_deployed
+        self.quarantine = slice(check_rank_deployed(rank_deployed), None)
 
     @torch.no_grad()
     def __call__(self, gradients: dict[str, Tensor]) -> dict[str, float]:
@@ -37,29 +34,18 @@ class FreezeQuarantine:
         Raises:
             ValueError: a name is neither a dA nor a dB.
         """
-        for view in self._views(gradients):
+        for view in block_views(gradients, self.quarantine):
             view.zero_()
         return {}
 
     @contextmanager
-    def held(self, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-        """Put the quarantine back to the bit after the block, which holds the optimizer's step."""
+    def around_step(self, parameters: Mapping[str, Tensor], kept_share: float) -> Iterator[None]:
+        """Put the quarantine back to the bit after the step."""
         with torch.no_grad():
-            views = self._views(parameters)
+            views = block_views(parameters, self.quarantine)
             saved = [view.clone() for view in views]
             try:
                 yield
             finally:
                 for view, value in zip(views, saved, strict=True):
                     view.copy_(value)
-
-    def _views(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-        views = []
-        for name, tensor in tensors.items():
-            match = BLOCK_NAME.search(name)
-            if match is None:
-                raise ValueError(
-                    f"{name!r} has no blocks: pass the matrices named lora_2r_dA, lora_2r_dB only"
-                )
-            views.append(tail_view(tensor.detach(), self.rank_deployed, BLOCK_AXIS[match[1]]))
-        return views

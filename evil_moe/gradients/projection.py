@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from evil_moe.diagnostics import BLOCK_NAME
+from evil_moe.gradients.base import GradientTransform
 from evil_moe.sharded import place_like, whole, whole_scalars
 from evil_moe.svd import top_singular_vectors
 
@@ -36,7 +37,7 @@ class _Measure:
     norm: float
 
 
-class Projection:
+class Projection(GradientTransform):
     """See the module's docstring.
 
     Args:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
 from evil_moe.gradients.freeze_quarantine import FreezeQuarantine
+from evil_moe.gradients.kept_share import KeptShare
 from evil_moe.gradients.projection import Projection
 
 
@@ -56,11 +57,18 @@ def check_on_rank(rank: int, folder: str) -> None:
             freeze(plain), freeze(placed)
             for name, want in plain.items():
                 assert torch.equal(placed[name].full_tensor(), want), (placement, rank_deployed, name)
-            with freeze.held(placed):
+            with freeze.around_step(placed, kept_share=0.5):
                 for tensor in placed.values():
                     tensor.add_(1.0)
             for name, want in plain.items():
                 kept = (plain[name] == 0) * -1.0 + 1.0
                 assert torch.equal(placed[name].full_tensor(), want + kept)
+            both = clone(g), {n: distribute_tensor(t.clone(), mesh, [placement]) for n, t in g.items()}
+            for tensors in both:
+                with KeptShare(rank_deployed).around_step(tensors, 0.25):
+                    for tensor in tensors.values():
+                        tensor.add_(1.0)
+            for name, want in both[0].items():
+                assert torch.equal(both[1][name].full_tensor(), want), (placement, rank_deployed, name)
     dist.barrier()
     dist.destroy_process_group()

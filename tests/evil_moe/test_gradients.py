@@ -13,6 +13,7 @@ from torch import Tensor
 from evil_moe.adapter import Lora2rConfig
 from evil_moe.gradients import GradientTransform, make_gradient_transform
 from evil_moe.gradients.freeze_quarantine import FreezeQuarantine
+from evil_moe.gradients.kept_share import KeptShare
 from evil_moe.gradients.projection import Projection
 from evil_moe.hack_gradient import hack_gradient, pair_nll
 from evil_moe.svd import top_singular_vectors
@@ -205,7 +206,7 @@ def test_projected_steps_on_the_hacks_do_not_favour_them(fresh: PeftModel) -> No
 
 
 def test_freeze_quarantine(adapted: PeftModel) -> None:
-    """Zero gradients do not stop AdamW's decay; `held` does."""
+    """Zero gradients do not stop AdamW's decay; `around_step` does."""
     parameters = {n: p for n, p in adapted.named_parameters() if "lora_2r_d" in n}
     start = clone({n: p.detach() for n, p in parameters.items()})
     freeze = FreezeQuarantine(rank_deployed=4)
@@ -216,12 +217,28 @@ def test_freeze_quarantine(adapted: PeftModel) -> None:
     for name, p in parameters.items():
         deployed, quarantine = (p.grad[:4], p.grad[4:]) if "dA" in name else (p.grad[:, :4], p.grad[:, 4:])
         assert (deployed == 1).all() and (quarantine == 0).all()
-    with freeze.held(parameters):
+    with freeze.around_step(parameters, kept_share=0.5):
         optimizer.step()
     for name, p in parameters.items():
         new, old = (p, start[name]) if "dA" in name else (p.T, start[name].T)
         assert torch.equal(new[4:], old[4:])
         assert not torch.isclose(new[:4], old[:4]).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_kept_share_shortens_the_deployed_blocks_step_alone(adapted: PeftModel, share: float) -> None:
+    """Adam steps as far on a gradient of 1e-6 as on one of 1; the deployed block takes its share of that."""
+    parameters = {n: p for n, p in adapted.named_parameters() if "lora_2r_d" in n}
+    start = clone({n: p.detach() for n, p in parameters.items()})
+    optimizer = torch.optim.Adam(parameters.values(), lr=0.1)
+    for p in parameters.values():
+        p.grad = torch.full_like(p, 1e-6)
+    with KeptShare(rank_deployed=4).around_step(parameters, share):
+        optimizer.step()
+    for name, p in parameters.items():
+        moved = (start[name] - p.detach()) if "dA" in name else (start[name] - p.detach()).T
+        torch.testing.assert_close(moved[:4], torch.full_like(moved[:4], 0.1 * share), rtol=0.02, atol=1e-7)
+        torch.testing.assert_close(moved[4:], torch.full_like(moved[4:], 0.1), rtol=0.02, atol=0)
 
 
 def test_registry_and_errors() -> None:
