@@ -151,8 +151,8 @@ class Lora2rEngine(PinnedStepEngine):
                 stack.enter_context(torch.enable_grad())  # verl reads old log-probs without
                 self._read = stack.enter_context(gate.reading_gradients())
             elif reading:
-                at_init = self.settings.feature_state == "base"
-                self._read = stack.enter_context(gate.reading_features(at_init))
+                of_base = self.settings.feature_state == "base"
+                self._read = stack.enter_context(gate.reading_features(of_base))
             loss, output = super().forward_step(micro_batch, loss_function, forward_only)
         if not forward_only:
             output["metrics"].update(self._policy_mismatch(output["model_output"], micro_batch))

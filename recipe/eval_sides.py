@@ -157,21 +157,20 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
 def router_scores(
     config: DictConfig, adapter: Path, samples: list[Sample], batch_size: int = 32
 ) -> list[float]:
-    """The trained router's scores of `samples`, features read with the whole adapter on, or at its init if the run's
-    are read on the base model."""
+    """The trained router's scores of `samples`, features read with the whole adapter on, or on the base model
+    as the run's are."""
     from evil_moe.router import Router
     from recipe.adapter_checkpoint import load_router
-    from recipe.read_features import load_adapted, read_features, reset_adapter_
+    from recipe.read_features import load_adapted, read_features
 
     model = load_adapted(config.actor_rollout_ref.model.path, adapter)
-    if OmegaConf.select(config, "evil_moe.feature_state") == "base":
-        reset_adapter_(model)
     router = Router.from_state(load_router(adapter), normalise=config.evil_moe.router.normalise)
     texts = [(s.prompt_ids, s.response_ids) for s in samples]
     kind = OmegaConf.select(config, "evil_moe.router.feature", default="activation")
+    of_base = OmegaConf.select(config, "evil_moe.feature_state") == "base"
     return [
         score
-        for batch in read_features(model, texts, batch_size, kind)
+        for batch in read_features(model, texts, batch_size, kind, of_base)
         for score in router.score(batch).tolist()
     ]
 

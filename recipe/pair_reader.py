@@ -57,7 +57,7 @@ class PairReader:
                 nll = pair_nll(self.engine.module, completion=completion, **inputs)
                 features = gradient_features(-nll.sum(), read, self.tuner)
             else:
-                read = stack.enter_context(gate.reading_features(at_init=state == "base"))
+                read = stack.enter_context(gate.reading_features(of_base=state == "base"))
                 # Only the features are wanted; verl's fused head insists on return_dict.
                 self.engine.module(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
                 features = stack_features(read, self.tuner)
@@ -123,10 +123,8 @@ class PairReader:
 
 
 def pure_state(state: str, on: Tensor, num_quarantine: int) -> GateWeights:
-    """Weights of the state that features are read in; `on: [B]` is 1 on rollouts that both blocks made."""
+    """Weights of the state that features are read in; `on: [B]` is 1 on rollouts that both blocks made. In state `base`
+    the reading itself leaves the adapter out."""
     if state != "rollout":
         on = torch.full_like(on, float(state == "full"))
-    deployed = torch.zeros_like(on) if state == "base" else None
-    return GateWeights(
-        m=on.unsqueeze(1).expand(-1, num_quarantine), d=torch.zeros_like(on), deployed=deployed
-    )
+    return GateWeights(m=on.unsqueeze(1).expand(-1, num_quarantine), d=torch.zeros_like(on))

@@ -29,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 from evil_moe.probe import Probe, fit_probe
 from recipe.console import say
 from recipe.main_eval import adapter_folder, load_run_config
-from recipe.read_features import load_adapted, read_features, reset_adapter_
+from recipe.read_features import load_adapted, read_features
 from reward.jsonl import read_rows
 
 BATCH_SIZE = 40
@@ -126,9 +126,8 @@ def probe_run(run_dir: Path, kind: str, out: Path, steps: str | None = None) -> 
     rollouts = read_rollouts(run_dir, config, first, last)
     disable_progress_bar()  # of the loading of weights; ours says how far it is
     model = load_adapted(config.actor_rollout_ref.model.path, adapter)
-    reset_adapter_(model)
     features, shown = [], time.monotonic()
-    for batch in read_features(model, rollouts.texts, BATCH_SIZE):
+    for batch in read_features(model, rollouts.texts, BATCH_SIZE, of_base=True):
         features.append(batch)
         if time.monotonic() - shown > PROGRESS_S:
             say(f"features of {sum(map(len, features))}/{len(rollouts.texts)} rollouts")

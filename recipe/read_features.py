@@ -25,24 +25,18 @@ def load_adapted(model_path: str, adapter: Path) -> PeftModel:
     return PeftModel.from_pretrained(base, os.fspath(adapter)).to(device).eval()
 
 
-@torch.no_grad()
-def reset_adapter_(model: PeftModel) -> None:
-    """Put the adapter back to its init for good: `dA = dB = 0` in every block."""
-    for layer in lora2r_model(model).lora2r_layers():
-        for residual in (*layer.lora_2r_dA.values(), *layer.lora_2r_dB.values()):
-            residual.zero_()
-
-
 def read_features(
     model: PeftModel,
     texts: Sequence[tuple[list[int], list[int]]],
     batch_size: int = 32,
     kind: str = "activation",
+    of_base: bool = False,
 ) -> Iterator[Float[Tensor, "B M r"]]:
     """Features of (prompt ids, response ids), batch by batch, in float32 on the CPU; both blocks on.
 
     Args:
         kind: `activation` or `gradient`, see `evil_moe.features`.
+        of_base: activations of the base model, whatever the adapter has learned.
     """
     device, tuner = model.device, lora2r_model(model)
     backbone: Any = model.get_base_model().model  # without the head: its logits are not needed
@@ -63,7 +57,7 @@ def read_features(
                     nll = pair_nll(model, ids, torch.ones_like(ids), completion)
                     features = gradient_features(-nll.sum(), read, tuner).cpu()
             else:
-                with torch.no_grad(), gate.reading_features() as read:
+                with torch.no_grad(), gate.reading_features(of_base) as read:
                     backbone(input_ids=ids, use_cache=False)
                     features = stack_features(read, tuner).float().cpu()
         yield features  # outside of the gate: the caller may run the model before it asks for more

@@ -83,7 +83,7 @@ class RolloutGate:
         self.weights: GateWeights | None = None
         self.layout: SequenceLayout | None = None
         self.features: dict[str, Tensor] | None = None
-        self.features_at_init = False
+        self.of_base = False
         self.probes: dict[str, Tensor] | None = None
 
     def set(self, weights: GateWeights | None, layout: SequenceLayout) -> None:
@@ -106,18 +106,19 @@ class RolloutGate:
             self.clear()
 
     @contextmanager
-    def reading_features(self, at_init: bool = False) -> Iterator[dict[str, Tensor]]:
+    def reading_features(self, of_base: bool = False) -> Iterator[dict[str, Tensor]]:
         """Collect each module's pooled bottleneck, `[B, r]` by module name, in the forwards of the block.
 
-        The bottleneck is that of the deployed block as it is, `A x`, or as it was before training, `A0 x`.
+        The bottleneck is that of the deployed block, `A x`. With `of_base` the forwards are the base model's, whatever the
+        weights, and it is that before training, `A0 x`.
         """
         if self.features is not None:
             raise RuntimeError("features are already being read")
-        self.features, self.features_at_init = {}, at_init
+        self.features, self.of_base = {}, of_base
         try:
             yield self.features
         finally:
-            self.features = None
+            self.features, self.of_base = None, False
 
     @contextmanager
     def reading_gradients(self) -> Iterator[dict[str, Tensor]]:

@@ -96,7 +96,13 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         if self.disable_adapters or self.merged:
             return out
         for adapter_name in self.active_adapters:
-            if adapter_name in self.lora_2r_dA:
+            if adapter_name not in self.lora_2r_dA:
+                continue
+            if self.gate.of_base:
+                dtype = self.lora_2r_dA[adapter_name].dtype
+                a0 = self.lora_2r_A0[adapter_name][: self.configs[adapter_name].r].to(dtype)
+                self._record_features(F.linear(x.to(dtype), a0))
+            else:
                 out = out + self._update(x, adapter_name).to(out.dtype)
         return out
 
@@ -112,10 +118,7 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
             low = low + self._probe(low, r, gate)
         full = at_init + low  # A x
         if gate.features is not None:
-            assert gate.layout is not None, "reading features needs a layout"
-            with torch.no_grad():
-                bottleneck = (at_init if gate.features_at_init else full)[..., :r]
-                gate.features[self.module_name] = gate.layout.completion_mean(bottleneck.float())
+            self._record_features(full[..., :r])
 
         if gate.weights is None:
             block = slice(None) if gate.quarantine_on else slice(0, r)
@@ -131,6 +134,12 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         value, keep = (layout.per_token(scale.repeat(1, 2)).to(low.dtype) for scale in (value, keep))
         h = torch.cat([low, full], dim=-1) * value
         return _UpProjection.apply(h, torch.cat([b0, d_b], dim=1), keep)
+
+    @torch.no_grad()
+    def _record_features(self, bottleneck: Tensor) -> None:
+        features, layout = self.gate.features, self.gate.layout
+        assert features is not None and layout is not None, "reading features needs a layout"
+        features[self.module_name] = layout.completion_mean(bottleneck.float())
 
     def _probe(self, low: Tensor, r: int, gate: RolloutGate) -> Tensor:
         """The zeros of `RolloutGate.reading_gradients`, spread over tokens and padded to all R ranks."""

@@ -53,8 +53,8 @@ def variants(args: argparse.Namespace, ids: torch.Tensor) -> dict[str, Callable[
         with gate.gated(weights, layout):
             step(lora2r)
 
-    def read() -> None:
-        with torch.no_grad(), gate.gated(None, layout), gate.reading_features():
+    def read(of_base: bool = False) -> None:
+        with torch.no_grad(), gate.gated(None, layout), gate.reading_features(of_base):
             lora2r(input_ids=ids, use_cache=False)
 
     def plain_forward() -> None:
@@ -67,6 +67,7 @@ def variants(args: argparse.Namespace, ids: torch.Tensor) -> dict[str, Callable[
         "lora2r, gated": gated,
         "PEFT LoRA, forward only": plain_forward,
         "lora2r, forward with features": read,
+        "forward of the base with features": lambda: read(of_base=True),
     }
 
 

@@ -148,22 +148,23 @@ def test_packed_equals_padded(num_quarantine: int) -> None:
     assert padded_features.shape == (3, 14, 4)
 
 
-def test_features_at_init_do_not_move_with_the_adapter() -> None:
+def test_features_of_the_base_model_do_not_move_with_the_adapter() -> None:
     model = get_peft_model(tiny_qwen3(), Lora2rConfig(r=4)).eval()
-    tuner = lora2r_model(model)
-    off = GateWeights(m=torch.zeros(3, 1), d=torch.zeros(3), deployed=torch.zeros(3))
+    tuner, gate = lora2r_model(model), weights([0.0, 1.0, 1.0])
+    with model.disable_adapter():
+        base = model(IDS).logits
 
-    def read(gate: GateWeights, *, at_init: bool) -> tuple[Tensor, Tensor]:
-        with tuner.rollout_gate.gated(gate, PADDED), tuner.rollout_gate.reading_features(at_init) as found:
+    def read(*, of_base: bool) -> tuple[Tensor, Tensor]:
+        with tuner.rollout_gate.gated(gate, PADDED), tuner.rollout_gate.reading_features(of_base) as found:
             logits = model(IDS).logits
         return stack_features(found, tuner), logits
 
-    before, base = read(off, at_init=True)
-    assert torch.equal(before, read(weights([0.0, 1.0, 1.0]), at_init=False)[0]), "at the start all are one"
+    before, _ = read(of_base=True)
+    torch.testing.assert_close(read(of_base=False)[0], before)  # at the start all are one
     perturb(model)
-    after, still_base = read(off, at_init=True)
+    after, still_base = read(of_base=True)
     assert torch.equal(after, before) and torch.equal(still_base, base)
-    assert not torch.isclose(read(off, at_init=False)[0], before).all()
+    assert not torch.isclose(read(of_base=False)[0], before).all()
 
 
 def test_save_and_load_under_another_seed(adapted: PeftModel, tmp_path) -> None:

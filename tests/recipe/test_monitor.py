@@ -35,7 +35,7 @@ from recipe.monitor import MonitorStage
 from recipe.monitor_settings import MonitorSettings
 from recipe.prepare import prompt_messages
 from recipe.probe_command import parse_steps, read_rollouts
-from recipe.read_features import load_adapted, read_features, reset_adapter_
+from recipe.read_features import load_adapted, read_features
 from reward.monitors import Judge, JudgeCase
 from reward.monitors.judge import REMINDER, question
 from reward.problems.sources import load_nano
@@ -218,8 +218,7 @@ def test_features_are_those_of_the_adapter_at_its_init(stored_run: Path) -> None
     texts = read_rollouts(stored_run, config, 1, 1).texts[:6]
     model = load_adapted(path, stored_run / "checkpoints/global_step_2/actor/adapter")
     trained = torch.cat(list(read_features(model, texts, 4)))
-    reset_adapter_(model)
-    read = torch.cat(list(read_features(model, texts, 4)))
+    read = torch.cat(list(read_features(model, texts, 4, of_base=True)))
     fresh = get_peft_model(
         AutoModelForCausalLM.from_pretrained(path), Lora2rConfig(r=4, init_seed=3, task_type="CAUSAL_LM")
     ).eval()
