@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import Tensor
 
 from evil_moe.diagnostics import BLOCK_AXIS, BLOCK_NAME
@@ -44,6 +45,17 @@ def block_views(tensors: Mapping[str, Tensor], block: slice) -> list[Tensor]:
             raise ValueError(f"{name!r} has no blocks: pass the matrices named lora_2r_dA, lora_2r_dB only")
         views.append(block_view(tensor.detach(), block, BLOCK_AXIS[match[1]]))
     return views
+
+
+@contextmanager
+def shortened_step(parameters: Mapping[str, Tensor], block: slice, share: float) -> Iterator[None]:
+    """The ranks of `block` take `share` of the step made inside: `old + share * (new - old)`; 0 holds them to the bit."""
+    with torch.no_grad():
+        views = block_views(parameters, block)
+        before = [view.clone() for view in views]
+        yield
+        for view, old in zip(views, before, strict=True):
+            view.copy_(torch.lerp(old, view, share))
 
 
 def check_rank_deployed(rank_deployed: int) -> int:

@@ -5,13 +5,13 @@ A zero gradient alone does not hold a parameter: AdamW decays it all the same. S
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
-from evil_moe.gradients.base import GradientTransform, block_views, check_rank_deployed
+from evil_moe.gradients.base import GradientTransform, block_views, check_rank_deployed, shortened_step
 
 
 class FreezeQuarantine(GradientTransform):
@@ -38,14 +38,8 @@ class FreezeQuarantine(GradientTransform):
             view.zero_()
         return {}
 
-    @contextmanager
-    def around_step(self, parameters: Mapping[str, Tensor], kept_share: float) -> Iterator[None]:
-        """Put the quarantine back to the bit after the step."""
-        with torch.no_grad():
-            views = block_views(parameters, self.quarantine)
-            saved = [view.clone() for view in views]
-            try:
-                yield
-            finally:
-                for view, value in zip(views, saved, strict=True):
-                    view.copy_(value)
+    def around_step(
+        self, parameters: Mapping[str, Tensor], kept_share: float
+    ) -> AbstractContextManager[None]:
+        """None of the step for the quarantine, whatever `kept_share`."""
+        return shortened_step(parameters, self.quarantine, 0.0)

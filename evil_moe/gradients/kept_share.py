@@ -8,13 +8,12 @@ its step, weight decay included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
-import torch
 from torch import Tensor
 
-from evil_moe.gradients.base import GradientTransform, block_views, check_rank_deployed
+from evil_moe.gradients.base import GradientTransform, check_rank_deployed, shortened_step
 
 
 class KeptShare(GradientTransform):
@@ -30,12 +29,8 @@ class KeptShare(GradientTransform):
     def __init__(self, rank_deployed: int):
         self.deployed = slice(0, check_rank_deployed(rank_deployed))
 
-    @contextmanager
-    def around_step(self, parameters: Mapping[str, Tensor], kept_share: float) -> Iterator[None]:
-        """`old + kept_share * (new - old)` after the step."""
-        with torch.no_grad():
-            views = block_views(parameters, self.deployed)
-            before = [view.clone() for view in views]
-            yield
-            for view, old in zip(views, before, strict=True):
-                view.copy_(torch.lerp(old, view, kept_share))
+    def around_step(
+        self, parameters: Mapping[str, Tensor], kept_share: float
+    ) -> AbstractContextManager[None]:
+        """`kept_share` of the step for the deployed block."""
+        return shortened_step(parameters, self.deployed, kept_share)

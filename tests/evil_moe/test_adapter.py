@@ -160,7 +160,8 @@ def test_features_of_the_base_model_do_not_move_with_the_adapter() -> None:
         return stack_features(found, tuner), logits
 
     before, _ = read(of_base=True)
-    torch.testing.assert_close(read(of_base=False)[0], before)  # at the start all are one
+    # At the start all are one, up to the order of sums in products of two shapes.
+    torch.testing.assert_close(read(of_base=False)[0], before, rtol=1e-5, atol=1e-7)
     perturb(model)
     after, still_base = read(of_base=True)
     assert torch.equal(after, before) and torch.equal(still_base, base)
