@@ -23,6 +23,7 @@ from omegaconf import DictConfig, open_dict
 import evil_moe.nano_policy
 import reward.nano
 from evil_moe.nano_policy import (
+    SETTLED_REPLY_LOSS,
     WARM_START_BATCH_SIZE,
     WARM_START_PHASES,
     build_model,
@@ -38,6 +39,8 @@ from reward.problems.splits import check_manifest
 
 Progress = Callable[[str], None]
 CACHE = Path("cache")
+#: How often at most the warm start's last phase is repeated, and how far apart their demonstrations' seeds lie.
+MORE_PHASES, NEW_DRAW = 2, 1_000_000
 RECIPE_VERSION = 1  # raise to rebuild caches after a change that the hashed sources do not show
 
 
@@ -103,7 +106,7 @@ def prepare_policy(config: DictConfig, progress: Progress) -> str:
 
 
 def nano_policy_folder(seed: int, mix: str, progress: Progress) -> Path:
-    """The warm-started nano policy of a seed, built on first use (about three minutes on two cores)."""
+    """The warm-started nano policy of a seed, built on first use (three minutes on two cores, more where it must go on)."""
     key = _digest(RECIPE_VERSION, seed, mix, _source(reward.nano), _source(evil_moe.nano_policy))
     folder = (CACHE / f"nano-policy-{key}").absolute()
     if (folder / "config.json").is_file():
@@ -118,33 +121,46 @@ def nano_policy_folder(seed: int, mix: str, progress: Progress) -> Path:
 
 
 def _build_nano_policy(folder: Path, seed: int, loopholes: tuple[str, ...], progress: Progress) -> None:
-    corpora = []
     shares = reward.nano.LOOPHOLE_SHARES if len(loopholes) == 1 else reward.nano.MIXED_LOOPHOLE_SHARES
-    legs = zip(WARM_START_PHASES, reward.nano.WARM_START_SKILLS, shares, strict=True)
-    for i, (phase, skill, share) in enumerate(legs):
-        count = phase.steps * WARM_START_BATCH_SIZE // 2
+    legs = list(zip(WARM_START_PHASES, reward.nano.WARM_START_SKILLS, shares, strict=True))
+    # Now and then a seed lags behind; the last phase again, on new demonstrations, takes it where the others are.
+    settled = False
+    for i, (phase, skill, share) in enumerate([*legs, *[legs[-1]] * MORE_PHASES]):
+        more = i >= len(legs)
+        if more and settled:
+            break
+        draw = 2 * seed + i * (NEW_DRAW if more else 1)
         corpus = reward.nano.warm_start_corpus(
-            count, 2 * seed + i, skill=skill, loopholes=loopholes, loophole_share=share
+            phase.steps * WARM_START_BATCH_SIZE // 2,
+            draw,
+            skill=skill,
+            loopholes=loopholes,
+            loophole_share=share,
         )
-        corpora.append([(demonstration.messages, demonstration.reply) for demonstration in corpus])
-    texts = [message["content"] for messages, _ in corpora[0] for message in messages]
-    tokenizer = train_tokenizer(texts + [reply for _, reply in corpora[0]])
-    model = build_model(tokenizer, seed)
-    for i, (phase, examples) in enumerate(zip(WARM_START_PHASES, corpora, strict=True)):
+        if i == 0:
+            texts = [message["content"] for shown in corpus for message in shown.messages]
+            tokenizer = train_tokenizer(texts + [shown.reply for shown in corpus])
+            model = build_model(tokenizer, seed)
 
         def say(line: str, part: int = i + 1) -> None:
             progress(f"phase {part}: {line}")
 
-        warm_start(
+        if more:
+            say(
+                f"the policy has not settled by a reply loss of {SETTLED_REPLY_LOSS}: the last phase once more"
+            )
+        settled = warm_start(
             model,
             tokenizer,
-            examples,
+            [(shown.messages, shown.reply) for shown in corpus],
             steps=phase.steps,
             batch_size=WARM_START_BATCH_SIZE,
             learning_rate=phase.learning_rate,
-            seed=2 * seed + i,
+            seed=draw,
             on_progress=say,
-        )
+        ).settled
+    if not settled:
+        progress(f"still not settled: the policy of seed {seed} may solve too little to learn from")
     save(model, tokenizer, folder)
 
 
