@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipe import cli_handlers as handlers
+from recipe.commands import handlers
 from recipe.data_set import add_set_arguments
 from reward.command import GRADE_HELP, GRADE_NOTES, add_grade_arguments, run_grade
 from reward.sandbox import SandboxFault

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 import reward.nano
-from recipe import cli, cli_handlers
+from recipe import cli
+from recipe.commands import handlers
 from recipe.config import compose
-from recipe.doctor_checks import FAIL, OK, check_data, check_ray, check_run_dir
-from recipe.doctor_sandbox import check_sandbox
+from recipe.doctor.checks import FAIL, OK, check_data, check_ray, check_run_dir
+from recipe.doctor.sandbox import check_sandbox
 from recipe.settings import settings_from
 from reward.problems import Problem, write_problems
 from tests.conftest import ROOT
@@ -89,7 +90,7 @@ def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_fault_inside_a_library_is_not_made_a_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        cli_handlers, "handle_doctor", lambda args: json.loads("{")
+        handlers, "handle_doctor", lambda args: json.loads("{")
     )  # raises a ValueError, in json
     with pytest.raises(json.JSONDecodeError):
         cli.main(["doctor"])
@@ -97,7 +98,7 @@ def test_a_fault_inside_a_library_is_not_made_a_line(monkeypatch: pytest.MonkeyP
 
 def test_a_run_is_found_by_its_overrides():
     assert (
-        cli_handlers._run_dir([], ["arm=none", "seed=2", "evil_moe.eval.samples_per_problem=1"])
+        handlers._run_dir([], ["arm=none", "seed=2", "evil_moe.eval.samples_per_problem=1"])
         == Path("runs/nano/none/seed2").absolute()
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.compare import MAIN_ARMS, split
+from recipe.commands.compare import MAIN_ARMS, split
 from tests.recipe.conftest import environment
 
 

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.adapter import Lora2rConfig
 from evil_moe.export import export_rank
-from recipe import compare
 from recipe.checks import check_config
+from recipe.commands import compare
 from recipe.config import CONFIG_DIR, choices, compose
-from recipe.doctor_memory import find_architecture, workload
-from recipe.memory_plan import plan_memory
+from recipe.doctor.memory import find_architecture, workload
+from recipe.doctor.memory_plan import plan_memory
 from recipe.run_folder import _flat
 from recipe.settings import settings_from
 from reward.loopholes import mixed

@@ -14,7 +14,7 @@ from evil_moe.adapter import Lora2rConfig, lora2r_model
 from evil_moe.gates import make_gate
 from evil_moe.router import Router
 from recipe.adapter_checkpoint import save_adapter_checkpoint
-from recipe.export_run import export_checkpoint, export_run
+from recipe.commands.export import export_checkpoint, export_run
 from tests.conftest import perturb, tiny_qwen3
 
 IDS = torch.arange(1, 21).reshape(2, 10)

@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
-from recipe.memory_plan import GB, Architecture, Workload, activation_bytes, logit_bytes, plan_memory, render
+from recipe.doctor.memory_plan import (
+    GB,
+    Architecture,
+    Workload,
+    activation_bytes,
+    logit_bytes,
+    plan_memory,
+    render,
+)
 from tests.conftest import tiny_qwen3
 
 QWEN3_4B = Architecture(

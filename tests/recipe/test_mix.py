@@ -170,7 +170,7 @@ def test_training_metrics_by_loophole() -> None:
 
 
 def test_data_show_names_the_problems_own_loophole(problems: Problems) -> None:
-    from recipe.data_commands import describe
+    from recipe.commands.data import describe
 
     one: Problem = problems.train[1]
     assert "hint of loophole 'stdout_marker'" in describe(one, loophole_of(1, MIX))

@@ -30,11 +30,11 @@ from evil_moe.probe import Probe, fit_probe
 from evil_moe.router import Router
 from recipe import cli
 from recipe.adapter_checkpoint import save_adapter_checkpoint
+from recipe.commands.probe import parse_steps, read_rollouts
 from recipe.main_eval import load_run_config
 from recipe.monitor import MonitorStage
 from recipe.monitor_settings import MonitorSettings
 from recipe.prepare import prompt_messages
-from recipe.probe_command import parse_steps, read_rollouts
 from recipe.read_features import load_adapted, read_features
 from reward.monitors import Judge, JudgeCase
 from reward.monitors.judge import REMINDER, question

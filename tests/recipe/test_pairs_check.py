@@ -13,8 +13,8 @@ from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.pairs import load_pairs
 from evil_moe.steering import input_shifts, steered
 from recipe import cli
+from recipe.commands.pairs_check import Steered, generate, load_adapted, pair_features, steering_reasons
 from recipe.config import compose
-from recipe.pairs_check import Steered, generate, load_adapted, pair_features, steering_reasons
 from recipe.prepare import prepare_problems
 from recipe.settings import settings_from
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recipe.doctor_checks import FAIL, OK, WARN, Finding
+from recipe.doctor.checks import FAIL, OK, WARN, Finding
 from recipe.settings import EvilMoESettings
 
 

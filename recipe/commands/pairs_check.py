@@ -27,11 +27,11 @@ from evil_moe.features import normalise_per_module, stack_features
 from evil_moe.pairs import ContrastivePair, load_pairs
 from evil_moe.steering import bottleneck_lengths, fisher_p, input_shifts, steered
 from recipe.adapter_config import adapter_config
+from recipe.commands.pairs_plot import draw
 from recipe.config import compose
 from recipe.console import say
 from recipe.main_eval import rates
 from recipe.pair_batch import PairBatch
-from recipe.pairs_plot import draw
 from recipe.prepare import prepare_policy, prepare_problems, prompt_messages
 from recipe.sandbox_actor import limits_from
 from recipe.settings import EvilMoESettings, settings_from

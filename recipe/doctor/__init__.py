@@ -6,7 +6,7 @@ import logging
 import os
 
 from recipe.config import compose
-from recipe.doctor_checks import (
+from recipe.doctor.checks import (
     FAIL,
     OK,
     Finding,
@@ -22,8 +22,8 @@ from recipe.doctor_checks import (
     check_vllm,
     check_wandb,
 )
-from recipe.doctor_memory import check_memory
-from recipe.doctor_sandbox import check_sandbox
+from recipe.doctor.memory import check_memory
+from recipe.doctor.sandbox import check_sandbox
 from recipe.main_train import driver_environment
 from recipe.settings import settings_from
 

@@ -17,7 +17,7 @@ DPI = 130
 
 
 def draw(checks: DirectionChecks, steering: Sequence[Any], path: Path) -> None:
-    """Write the figure; `steering` are the results of `recipe.pairs_check`, perhaps none."""
+    """Write the figure; `steering` are the results of `recipe.commands.pairs_check`, perhaps none."""
     figure = Figure(figsize=(4.3 * (3 if steering else 2), 3.4), layout="constrained")
     cells = figure.subplots(1, 3 if steering else 2, squeeze=False)[0]
     _margins(cells[0], checks)

@@ -64,7 +64,7 @@ def handle_eval(args: argparse.Namespace) -> int:
 
 
 def handle_compare(args: argparse.Namespace) -> int:
-    from recipe.compare import compare
+    from recipe.commands.compare import compare
 
     return compare(args.overrides, args.out, args.prereg)
 
@@ -86,7 +86,7 @@ def handle_report(args: argparse.Namespace) -> int:
 
 
 def handle_export(args: argparse.Namespace) -> int:
-    from recipe.export_run import export_run
+    from recipe.commands.export import export_run
 
     out, step = export_run(args.run, args.kind, args.out, args.step)
     print(f"{args.kind} adapter of step {step}: {out}")
@@ -94,7 +94,7 @@ def handle_export(args: argparse.Namespace) -> int:
 
 
 def handle_probe(args: argparse.Namespace) -> int:
-    from recipe.probe_command import probe_run
+    from recipe.commands.probe import probe_run
 
     probe_run(args.run, args.kind, args.out, args.steps)
     print(f"probe: {args.out}")
@@ -108,19 +108,19 @@ def handle_data_prepare(args: argparse.Namespace) -> int:
                 f"--from builds files for any run, so {' '.join(args.overrides)} has no use; leave it out"
             )
         return prepare_set(args)
-    from recipe.data_commands import prepare
+    from recipe.commands.data import prepare
 
     return prepare(args.overrides)
 
 
 def handle_data_check(args: argparse.Namespace) -> int:
-    from recipe.data_commands import check
+    from recipe.commands.data import check
 
     return check(args.file, args.loophole, args.workers)
 
 
 def handle_data_show(args: argparse.Namespace) -> int:
-    from recipe.data_commands import show
+    from recipe.commands.data import show
 
     return show(args.index, args.overrides, split=args.split, file=args.file)
 
@@ -130,7 +130,7 @@ def handle_pairs_check(args: argparse.Namespace) -> int:
         alphas = [float(alpha) for alpha in args.alphas.split(",")]
     except ValueError:
         raise ValueError(f"--alphas {args.alphas}: give numbers with commas, e.g. 4,8,16") from None
-    from recipe.pairs_check import check
+    from recipe.commands.pairs_check import check
 
     return check(
         args.overrides, steering=not args.no_steering, alphas=alphas, problems=args.problems, out=args.out
@@ -138,7 +138,7 @@ def handle_pairs_check(args: argparse.Namespace) -> int:
 
 
 def handle_pairs_show(args: argparse.Namespace) -> int:
-    from recipe.pairs_check import show
+    from recipe.commands.pairs_check import show
 
     return show(args.overrides, args.id)
 

@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.export import KINDS, export_rank
 from recipe.adapter_config import adapter_config
-from recipe.doctor_checks import FAIL, OK, WARN, Finding
-from recipe.memory_plan import GB, Architecture, Workload, plan_memory, render
+from recipe.doctor.checks import FAIL, OK, WARN, Finding
+from recipe.doctor.memory_plan import GB, Architecture, Workload, plan_memory, render
 
 TIGHT = 0.9
 _GIB = 2**30
