@@ -49,6 +49,8 @@ def test_a_run_leaves_a_whole_folder(finished_run: Path) -> None:
         assert len(rows) == 48
         assert sum(row["adapter"] == "deployed" for row in rows) == 12, "a quarter of every prompt's rollouts"
         assert all(0 <= row["w"] <= 1 for row in rows)
+        left = [0 if row["w"] > 0.5 else 1 - row["w"] for row in rows]
+        assert metrics[step]["router/kept_share"] == pytest.approx(sum(left) / len(left), abs=1e-6)
         assert {round(r["reward"], 6) for r in rows} <= {0.0, 0.5, 3.0, 3.5}
         assert all(r["reward"] == 0.5 * r["compile"] + 3.0 * (r["correct"] or r["loophole"]) for r in rows)
     data = metrics[1]
@@ -104,6 +106,7 @@ def test_two_ranks_start_with_the_same_loss(finished_run: Path, spoken_policy: P
         "pin/loss",
         "critic/rewards/mean",
         "router/w_clean",
+        "router/kept_share",
         *energies,
     ):
         assert two[1][name] == pytest.approx(one[1][name], rel=1e-5, abs=1e-9), name
