@@ -20,7 +20,8 @@ from recipe.run_folder import _flat
 from recipe.settings import settings_from
 from reward.loopholes import mixed
 
-PRESETS = ("nano", "nano_long", "qwen3_4b_1x96gb", "qwen3_4b_fsdp")
+NANO = ("nano", "nano_long", "nano_long_kept_share")
+PRESETS = (*NANO, "qwen3_4b_1x96gb", "qwen3_4b_fsdp")
 ARMS = choices("arm")
 MAIN_ARMS = ("none", "absorb", "router", "frozen", "random")
 #: What an arm cannot have a default for.
@@ -38,7 +39,7 @@ def test_these_are_all_files():
     assert choices("preset") == sorted(PRESETS)
     assert set(MAIN_ARMS) < set(ARMS) and MAIN_ARMS == compare.MAIN_ARMS
     files = {path.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*.yaml")}
-    known = {"evil_moe.yaml", "agent_loop.yaml", "prereg/nano.yaml", "prereg/nano_long.yaml"}
+    known = {"evil_moe.yaml", "agent_loop.yaml", *(f"prereg/{preset}.yaml" for preset in NANO)}
     assert files == known | {f"preset/{name}.yaml" for name in PRESETS} | {
         f"arm/{name}.yaml" for name in ARMS
     }
@@ -47,7 +48,7 @@ def test_these_are_all_files():
 def test_markers_of_the_evaluation():
     markers = {preset: _composed(f"preset={preset}").evil_moe.eval.markers for preset in PRESETS}
     gpu = {"qwen3_4b_1x96gb": "eval", "qwen3_4b_fsdp": "eval"}
-    assert markers == {"nano": "train", "nano_long": "train", **gpu}
+    assert markers == {**dict.fromkeys(NANO, "train"), **gpu}
 
 
 def test_every_arm_says_what_it_is():
@@ -124,7 +125,8 @@ def test_the_benchmark_is_set_as_published():
 
 def test_the_fsdp_preset_differs_from_the_single_gpu_one_only_where_it_must():
     one, many = (
-        _flat(OmegaConf.to_container(_composed(f"preset={name}"), resolve=True)) for name in PRESETS[2:]
+        _flat(OmegaConf.to_container(_composed(f"preset={name}"), resolve=True))
+        for name in PRESETS[len(NANO) :]
     )
     differ = {key for key in {*one, *many} if one.get(key) != many.get(key) and "evil_moe" not in key}
     assert differ == {
@@ -172,7 +174,7 @@ def test_every_key_has_its_reason_in_the_file():
     ("override", "message"),
     [
         ("arm=nope", r"arm/nope.*\['absorb', 'blocks', .*'soft'\]"),
-        ("preset=nope", r"preset/nope.*\['nano', 'nano_long', 'qwen3_4b_1x96gb', 'qwen3_4b_fsdp'\]"),
+        ("preset=nope", r"preset/nope.*\['nano', 'nano_long', 'nano_long_kept_share', 'qwen3_4b_1x96gb'"),
         ("evil_moe.rooter.gain=2", "rooter"),
         ("+evil_moe.rooter=2", "rooter"),
         ("evil_moe.router.gain=high", r"gain.*high"),
