@@ -28,11 +28,13 @@ class Router(nn.Module):
         num_modules: M. rank: r. num_blocks: K.
         normalise: unit features per module before the cosine.
         learn: whether `v` takes gradient at all (the `frozen` arm: no).
+        anchored: as `v` turns, the rollouts' threshold goes with the mean score of the anchor.
 
     Attributes:
         direction: v of every block, `[M, K, r]`: modules first, which is the axis that FSDP shards.
         seed_direction: v at the start, to measure drift.
         scale, pin_threshold, rollout_threshold: scalars; `rollout_threshold` is NaN until `set_rollout_threshold`.
+        anchor: mean unit feature of the rollouts that set the threshold, `[M, r]`; zero until then.
         gap: distance of the two sides' mean scores at the start; sets the scale and the rollouts' threshold.
         clean_level: mean score of rollouts that the router holds for clean, followed by `follow`; NaN until then.
     """
@@ -45,16 +47,19 @@ class Router(nn.Module):
         num_blocks: int = 1,
         normalise: bool = True,
         learn: bool = True,
+        anchored: bool = False,
     ):
         super().__init__()
-        self.normalise = normalise
+        self.normalise, self.anchored = normalise, anchored
         shape = (num_modules, num_blocks, rank)
         self.direction = nn.Parameter(torch.zeros(shape), requires_grad=learn)
         self.register_buffer("seed_direction", torch.zeros(shape))
+        self.register_buffer("anchor", torch.zeros(num_modules, rank))
         for name in ("scale", "pin_threshold", "rollout_threshold", "gap", "clean_level"):
             self.register_buffer(name, torch.tensor(float("nan")))
 
     seed_direction: Tensor
+    anchor: Tensor
     scale: Tensor
     pin_threshold: Tensor
     rollout_threshold: Tensor
@@ -62,11 +67,13 @@ class Router(nn.Module):
     clean_level: Tensor
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor], *, normalise: bool = True) -> Router:
+    def from_state(
+        cls, state: dict[str, Tensor], *, normalise: bool = True, anchored: bool = False
+    ) -> Router:
         """The router of a saved state."""
         num_modules, num_blocks, rank = state["direction"].shape
-        router = cls(num_modules, rank, num_blocks=num_blocks, normalise=normalise)
-        router.load_state_dict(state)
+        router = cls(num_modules, rank, num_blocks=num_blocks, normalise=normalise, anchored=anchored)
+        router.load_state_dict({"anchor": router.anchor, **state})  # which runs before 2026-11-22 have not
         return router
 
     def prepare(self, features: Float[Tensor, "B M r"]) -> Float[Tensor, "B M r"]:
@@ -89,7 +96,7 @@ class Router(nn.Module):
     def signals(
         self,
         features: Float[Tensor, "B M r"],
-        threshold: Tensor,
+        threshold: Float[Tensor, ""] | Float[Tensor, " K"],
         direction: Tensor | None = None,
         flag: Float[Tensor, " B"] | None = None,
     ) -> RolloutSignals:
@@ -113,7 +120,23 @@ class Router(nn.Module):
             raise RuntimeError(
                 "the router has no threshold for rollouts yet: call set_rollout_threshold first"
             )
-        return self.signals(features, self.rollout_threshold, direction, flag)
+        threshold = self.rollout_threshold
+        if self.anchored:
+            threshold = threshold + self.anchor_shift(self.direction if direction is None else direction)
+        return self.signals(features, threshold, direction, flag)
+
+    def anchor_shift(self, direction: Float[Tensor, "M K r"]) -> Float[Tensor, " K"]:
+        """How far the mean score of the anchor's rollouts has gone since the start, by the turning of `v` alone.
+
+        A cosine is linear in the unit vectors of both sides, so the rollouts' mean unit feature is all it takes. Without this
+        in the threshold, a `v` that turns lets all rollouts through, or none; and since the gradient of `w` passes through
+        it, reward and pin gain nothing by turning `v` along what all rollouts share.
+        """
+
+        def level(v: Tensor) -> Tensor:
+            return F.normalize(v.to(self.anchor).transpose(0, 1).flatten(1), dim=1) @ self.anchor.flatten()
+
+        return level(direction) - level(self.seed_direction)
 
     @property
     def is_calibrated(self) -> bool:
@@ -142,6 +165,10 @@ class Router(nn.Module):
             self.rollout_threshold.copy_(self.pin_threshold)
         else:
             self.rollout_threshold.copy_(base_scores.median() + fraction * self.gap)
+
+    def unit(self, features: Float[Tensor, "B M r"]) -> Float[Tensor, "B M r"]:
+        """Features as the cosine sees them, at length one."""
+        return F.normalize(self.prepare(features).flatten(1), dim=1).view_as(features)
 
     @torch.no_grad()
     def follow(self, scores: Float[Tensor, " B"], *, rate: float = 0.2) -> None:

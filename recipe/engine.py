@@ -70,6 +70,7 @@ class Lora2rEngine(PinnedStepEngine):
             num_blocks=adapter.num_quarantine,
             normalise=options.normalise,
             learn=options.learn,
+            anchored=options.threshold == "anchored",
         ).to(module.device)
         # Beside the router, so that a gate's state is saved and resumed as the router's is.
         tuner.lora_2r_gate = make_gate(gate.name or "none", **gate.options).to(module.device)
@@ -227,6 +228,8 @@ class Lora2rEngine(PinnedStepEngine):
         if not router.is_calibrated:
             base = None if options.threshold == "pairs" else scores
             router.set_rollout_threshold(base, fraction=options.threshold_fraction)
+            units = gather_rows(router.unit(features).flatten(1), self.get_data_parallel_group())
+            router.anchor.copy_(units.mean(dim=0).view_as(router.anchor))
         if options.threshold == "follow":
             router.follow(scores)
         self.gate.observe(scores)

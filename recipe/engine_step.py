@@ -79,7 +79,9 @@ class PinnedStepEngine(AdapterWeightsEngine):
             metrics["pin/grad_norm"] = [pin_grad.norm().item()]
             metrics["router/cos_pin_reward"] = [cosine(pin_grad, reward_grad)]
         metrics["router/reward_grad_norm"] = [reward_grad.norm().item()]
-        metrics["router/drift"] = [drift(whole(v.detach()), self.router.seed_direction)]
+        direction = whole(v.detach())
+        metrics["router/drift"] = [drift(direction, self.router.seed_direction)]
+        metrics["router/anchor_shift"] = [self.router.anchor_shift(direction).mean().item()]
 
     def _transform_gradients(self, metrics: dict[str, list[Any]]) -> None:
         """The plug of the gradient stop: after the last backward, before clipping."""

@@ -16,7 +16,7 @@ from recipe.monitor_settings import MonitorSettings
 FEATURE_STATES = ("rollout", "full", "deployed", "base")
 OLD_LOG_PROBS = ("update", "gated", "sampled")
 DIRECTIONS = ("seeded", "haar")
-THRESHOLDS = ("base", "pairs", "follow")
+THRESHOLDS = ("anchored", "base", "pairs", "follow")
 FEATURES = ("activation", "gradient")
 INITS = ("gaussian", "pissa", "corda", "signed_corda", "reversed_corda")
 GATED_ON_POLICY = "gated_on_policy"
@@ -62,7 +62,8 @@ class RouterSettings:
         refresh_every: steps after which the direction is taken anew from the pairs on the policy as it is; 0: never.
         normalise: features per module before the cosine.
         threshold: of rollouts; `base`: median score of the first step's rollouts, which the base policy made,
-            plus `threshold_fraction` of the pairs' gap; `follow`: the same, moved with the mean score of the rollouts
+            plus `threshold_fraction` of the pairs' gap; `anchored`: the same, moved with the mean score of those
+            rollouts as the direction turns; `follow`: moved with the mean score of the rollouts
             that the router holds for clean; `pairs`: the pairs' midpoint.
         gain: scale = gain / gap.
         lr: learning rate of the direction; null means the adapter's.

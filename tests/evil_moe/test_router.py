@@ -108,6 +108,32 @@ def test_two_thresholds() -> None:
     assert torch.equal(weight(reloaded, hack), weight(router, hack))
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_an_anchored_threshold_goes_with_the_first_rollouts_as_v_turns(normalise: bool) -> None:
+    hack, clean = sides()
+    rollouts = torch.cat([hack, clean, clean.flip(0) * 3])
+    anchored, fixed = (seeded_router(hack, clean, normalise=normalise, anchored=on) for on in (True, False))
+    elsewhere = haar_direction((3, 4), seed=1).unsqueeze(1)
+    turned = (anchored.direction + 0.8 * elsewhere).detach().requires_grad_()
+    for router in (anchored, fixed):
+        router.set_rollout_threshold(router.score(rollouts), fraction=0.5)
+        router.anchor.copy_(router.unit(rollouts).mean(dim=0))
+    at_first = fixed.rollout_signals(rollouts).logit
+    assert torch.equal(anchored.rollout_signals(rollouts).logit, at_first), "nothing moves before v does"
+
+    moved = fixed.score(rollouts, turned).mean() - fixed.score(rollouts).mean()
+    assert moved.abs() > 0.01 and anchored.anchor_shift(turned).item() == pytest.approx(
+        moved.item(), rel=1e-4
+    )
+    logit = anchored.rollout_signals(rollouts, turned).logit
+    assert logit.mean().item() == pytest.approx(at_first.mean().item(), abs=1e-4)
+    assert (logit - at_first).abs().max() > 0.1, "the rollouts still move against each other"
+    # and no gradient pulls all of them one way
+    (shared,) = torch.autograd.grad(logit.mean(), turned)
+    (each,) = torch.autograd.grad(fixed.rollout_signals(rollouts, turned).logit.mean(), turned)
+    assert shared.norm() < 1e-4 * each.norm()
+
+
 def test_a_following_threshold_moves_with_the_clean_rollouts() -> None:
     hack, clean = sides()
     router = seeded_router(hack, clean)
