@@ -71,7 +71,7 @@ class PinnedStepEngine(AdapterWeightsEngine):
             hack, clean = self.pairs.features()
             # All ranks compute the same loss from the same features: the gradient is already the whole one.
             direction = v.full_tensor(grad_placements=[Replicate()] * v.device_mesh.ndim)
-            loss = pin_loss(self.router, hack, clean, direction)
+            loss = pin_loss(self.router, hack, clean, direction, matched=self.settings.pin.matched)
             (weight * loss).backward()
             assert v.grad is not None
             pin_grad = whole(v.grad) - reward_grad

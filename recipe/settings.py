@@ -85,9 +85,11 @@ class RouterSettings:
 
 @dataclass(frozen=True)
 class PinSettings:
-    """Weight of the pin loss; 0 turns it off."""
+    """Weight of the pin loss, 0 turns it off; `matched`: it compares the two sides of each pair, not all sides with one
+    threshold."""
 
     weight: float = 1.0
+    matched: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,10 @@ class EvilMoESettings:
             )
         if self.pin.weight < 0:
             raise ValueError(f"evil_moe.pin.weight={self.pin.weight} must not be negative")
+        if self.pin.matched and not self.pairs.matched:
+            raise ValueError(
+                "evil_moe.pin.matched=true compares the sides of a pair: set evil_moe.pairs.matched=true"
+            )
         if self.pin.weight > 0 and not self.router.learn:
             raise ValueError(
                 "evil_moe.pin.weight > 0 has nothing to hold with evil_moe.router.learn=false; set it to 0"

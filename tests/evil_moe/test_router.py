@@ -151,6 +151,27 @@ def test_a_following_threshold_moves_with_the_clean_rollouts() -> None:
     assert router.rollout_threshold.item() == pytest.approx(0.28, abs=1e-3)
 
 
+def test_a_matched_pin_holds_the_order_within_each_pair_and_leaves_the_seeded_direction_alone() -> None:
+    hack, clean = sides(seed=5)
+    tasks = torch.randn(len(hack), 3, 4, generator=torch.Generator().manual_seed(1))
+    router = seeded_router(hack + 2 * tasks, clean + 2 * tasks, normalise=False)
+    router.set_rollout_threshold(None, fraction=0.5)
+    features = hack + 2 * tasks, clean + 2 * tasks
+    logits = router.signals(torch.cat(features), router.pin_threshold).logit
+    difference = logits[: len(hack)] - logits[len(hack) :]
+    loss = pin_loss(router, *features, matched=True)
+    assert loss.item() == pytest.approx(torch.log1p(torch.exp(-difference)).mean().item(), rel=1e-4)
+
+    def pull(matched: bool) -> float:
+        (grad,) = torch.autograd.grad(pin_loss(router, *features, matched=matched), router.direction)
+        return grad.norm().item()
+
+    assert pull(matched=True) < 0.1 * pull(matched=False), "it holds; the other one trains"
+    with torch.no_grad():
+        router.direction.neg_()
+    assert pin_loss(router, *features, matched=True) > 4
+
+
 def test_pin_gradient_is_the_analytic_one() -> None:
     """d pin / d v = mean over 2P sides of (w - label) * scale * d cos(h, v) / d v."""
     hack, clean = sides(seed=5)
