@@ -211,6 +211,11 @@ class EvilMoESettings:
                 "evil_moe.router.feature=gradient is the gradient at the deployed block, which "
                 "evil_moe.feature_state=base turns off: choose another state"
             )
+        if self.router.refresh_every and self.router.threshold == "anchored":
+            raise ValueError(
+                "evil_moe.router.threshold=anchored moves with the direction, and evil_moe.router.refresh_every sets it "
+                "anew: use threshold=base, or no refresh"
+            )
         if self.router.refresh_every < 0 or self.adapter.quarantine_steps < 0:
             raise ValueError(
                 f"evil_moe.router.refresh_every={self.router.refresh_every} and evil_moe.adapter.quarantine_steps="

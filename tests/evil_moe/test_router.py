@@ -106,6 +106,8 @@ def test_two_thresholds() -> None:
     assert router.pin_threshold != router.rollout_threshold
     reloaded = Router.from_state(router.state_dict())
     assert torch.equal(weight(reloaded, hack), weight(router, hack))
+    older = {name: tensor for name, tensor in router.state_dict().items() if name != "anchor"}
+    assert torch.equal(weight(Router.from_state(older), hack), weight(router, hack))
 
 
 @pytest.mark.parametrize("normalise", [True, False])

@@ -196,6 +196,8 @@ def test_composing_refuses(override: str, message: str):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["arm=refresh", "evil_moe.router.threshold=anchored"], "threshold=base, or no refresh"),
+        (["arm=anchored", "evil_moe.pairs.matched=false"], r"set evil_moe\.pairs\.matched=true"),
         (["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=33"], r"ppo_micro_batch_size_per_gpu=33.*80"),
         (
             ["actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=7"],
