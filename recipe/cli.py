@@ -206,9 +206,9 @@ def _is_ours(error: BaseException) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code, 2 for what the user can mend."""
     args = _parser().parse_args(argv)
-    # Before torch is imported: threads that wait for a core somebody else has are to sleep, not spin. On two shared
+    # Before torch is imported: threads that wait for a core somebody else has are to sleep soon, not spin. On two shared
     # cores the warm start takes several times as long otherwise.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         return int(args.handler(args))
     except (ValueError, FileNotFoundError, RuntimeError, SandboxFault) as error:

@@ -37,9 +37,7 @@ def add_lora_linear(
     start = 0
     for a, b, size in zip(a_stacked, b_stacked, output_slices, strict=True):
         low = (x @ a.view(slots * rank, width).T).view(-1, slots, rank).masked_fill_(others, 0.0)
-        target = y[:, start : start + size]
-        for slot in range(slots):
-            target.addmm_(low[:, slot], b[slot, 0].T, alpha=scale)
+        y[:, start : start + size].addbmm_(low.transpose(0, 1), b[:, 0].transpose(1, 2), alpha=scale)
         start += size
 
 
