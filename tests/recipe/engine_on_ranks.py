@@ -37,7 +37,7 @@ from tests.conftest import perturb
 NUM_ROLLOUTS, PROMPT, REPLY, MICRO = 8, 5, 4, 2
 
 
-def make_batch(rows: slice) -> TensorDict:
+def make_batch(rows: slice, fused: bool = False) -> TensorDict:
     """Rows of a fixed batch: replies of different lengths, alternately from the full and the deployed model."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 60, (NUM_ROLLOUTS, PROMPT + REPLY), generator=generator)
@@ -60,6 +60,7 @@ def make_batch(rows: slice) -> TensorDict:
         temperature=1.0,
         use_remove_padding=False,
         use_dynamic_bsz=False,
+        use_fused_kernels=fused,
         micro_batch_size_per_gpu=MICRO,
     )
     return batch
@@ -74,7 +75,9 @@ def loss_fn(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple
     return total * data["dp_size"] / NUM_ROLLOUTS, {}
 
 
-def build_engine(model_path: str, settings: dict[str, Any] | None = None) -> Lora2rEngine:
+def build_engine(
+    model_path: str, settings: dict[str, Any] | None = None, fused: bool = False
+) -> Lora2rEngine:
     settings = settings or {
         **asdict(EvilMoESettings()),
         "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True, "chat_template": {}},
@@ -85,6 +88,8 @@ def build_engine(model_path: str, settings: dict[str, Any] | None = None) -> Lor
         lora_alpha=4,
         use_remove_padding=False,
         enable_gradient_checkpointing=False,
+        use_fused_kernels=fused,
+        fused_kernel_options={"impl_backend": "torch"},
         override_config={"attn_implementation": "sdpa"},
         lora={"rank": 16, "evil_moe": OmegaConf.create(settings)},
     )
@@ -121,11 +126,14 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor) -> dict[
     gate = tuner.rollout_gate
     weights = GateWeights(m=on, d=torch.zeros(NUM_ROLLOUTS))
     with torch.no_grad(), gate.gated(weights, layout), gate.reading_features() as read:
-        model(ids, attention_mask=mask)
+        model(ids, attention_mask=mask, return_dict=True)
     features = stack_features(read, tuner)
     scores = router.score(features)
     with gate.gated(make_gate("router")(router.rollout_signals(features)), layout):
-        log_probs = model(ids, attention_mask=mask).logits.log_softmax(-1)
+        # By hand: verl's fused head replaces the forward of the class.
+        policy = model.get_base_model()
+        hidden = policy.model(ids, attention_mask=mask).last_hidden_state
+        log_probs = policy.lm_head(hidden).log_softmax(-1)
     loss = torch.zeros(())
     for i, n in enumerate(replies.tolist()):
         chosen = log_probs[i, PROMPT - 1 : PROMPT - 1 + n].gather(1, ids[i, PROMPT : PROMPT + n, None])
@@ -158,14 +166,15 @@ def pair_features(model: PeftModel, engine: Lora2rEngine) -> tuple[Tensor, Tenso
         tuner.rollout_gate.gated(None, layout),
         tuner.rollout_gate.reading_features() as read,
     ):
-        model(**inputs)
+        model(**inputs, return_dict=True)
     return pairs.split_sides(stack_features(read, tuner))
 
 
-def main(model_path: str, out: str) -> None:
+def main(model_path: str, out: str, head: str) -> None:
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
-    engine = build_engine(model_path)
+    fused = head == "fused"
+    engine = build_engine(model_path, fused=fused)
     # Off the init, so that the quarantine has something to give and the deployed block something to stop.
     full = get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), Lora2rConfig(r=4))
     perturb(full)
@@ -180,8 +189,8 @@ def main(model_path: str, out: str) -> None:
     share = NUM_ROLLOUTS // size
     rows = slice(rank * share, (rank + 1) * share)
     with engine.eval_mode():
-        read = engine.infer_batch(make_batch(rows), loss_function=None)["model_output"]
-    batch = make_batch(rows)
+        read = engine.infer_batch(make_batch(rows, fused), loss_function=None)["model_output"]
+    batch = make_batch(rows, fused)
     batch["features"] = read["features"]
     with engine.train_mode():
         engine.optimizer_zero_grad()

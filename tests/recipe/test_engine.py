@@ -13,13 +13,13 @@ import pytest
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("ranks", "head"), [(1, "plain"), (2, "plain"), (2, "fused")])
 def test_gradients_of_reward_and_pin_match_plain_autograd(
-    ranks: int, tiny_policy: Path, tmp_path: Path
+    ranks: int, head: str, tiny_policy: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "report.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += ["-m", "tests.recipe.engine_on_ranks", str(tiny_policy), str(out)]
+    command += ["-m", "tests.recipe.engine_on_ranks", str(tiny_policy), str(out), head]
     environment = {**os.environ, "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
