@@ -22,11 +22,17 @@ _DRAWS = 10_000
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Mean difference of two arms over the same (seed, problem) units, and its two-sided p-value."""
+    """Mean difference of two arms over the same (seed, problem) units, its two-sided p-value, and the mean difference of
+    each seed: p speaks for the problems of these seeds, their agreement for other seeds."""
 
     difference: float
     p: float
     units: int
+    by_seed: dict[int, float]
+
+    def seeds(self) -> str:
+        """The differences seed by seed, as text."""
+        return " ".join(f"{difference:+.3f}" for difference in self.by_seed.values())
 
 
 def paired_test(a: Mapping[tuple, float], b: Mapping[tuple, float]) -> PairedTest | None:
@@ -42,7 +48,13 @@ def paired_test(a: Mapping[tuple, float], b: Mapping[tuple, float]) -> PairedTes
     signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(_DRAWS, len(units)))
     # A tolerance, because sums of the same numbers in another order differ in their last bits.
     extreme = np.abs(signs @ difference) >= abs(difference.sum()) - 1e-9
-    return PairedTest(float(difference.mean()), float((extreme.sum() + 1) / (_DRAWS + 1)), len(units))
+    seed_of = np.array([seed for seed, *_ in units])
+    return PairedTest(
+        difference=float(difference.mean()),
+        p=float((extreme.sum() + 1) / (_DRAWS + 1)),
+        units=len(units),
+        by_seed={int(seed): float(difference[seed_of == seed].mean()) for seed in np.unique(seed_of)},
+    )
 
 
 def unit_rates(runs: Sequence[Run], side: str, rate: str, mode: str = "") -> dict[tuple, float]:
@@ -120,9 +132,9 @@ def test_table(runs: Sequence[Run]) -> list[str]:
         for side, rate in TESTED:
             test = paired_test(unit_rates(members, side, rate), unit_rates(reference, side, rate))
             if test:
-                shown = f"{test.difference:+.3f}", f"{test.p:.4f}", str(test.units)
+                shown = f"{test.difference:+.3f}", test.seeds(), f"{test.p:.4f}", str(test.units)
                 rows.append([_name((preset, arm), runs), f"{side.upper()} {rate}", *shown])
-    return table(["arm", "rate", f"minus {REFERENCE_ARM}", "p", "units"], rows) if rows else []
+    return table(["arm", "rate", f"minus {REFERENCE_ARM}", "by seed", "p", "units"], rows) if rows else []
 
 
 def _spread(values: Sequence[float]) -> str:

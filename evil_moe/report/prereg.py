@@ -142,7 +142,7 @@ def answer(hypothesis: Hypothesis, arms: Mapping[str, Sequence[Run]]) -> tuple[s
         test = paired_test(*sides)
         if test is None:
             return "not measured", "the two arms share no evaluated (seed, problem)"
-        shown = f"difference {test.difference:+.3f}, p = {test.p:.4f}, {test.units} units"
+        shown = f"difference {test.difference:+.3f} (by seed {test.seeds()}), p = {test.p:.4f}, {test.units} units"
         return ("holds" if test.p < hypothesis.p_below else "fails"), shown
     means = [term.mean(group) for term, group in zip(hypothesis.terms, groups, strict=True)]
     if any(math.isnan(mean) for mean in means):

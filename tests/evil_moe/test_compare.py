@@ -44,6 +44,10 @@ def test_paired_test_by_hand() -> None:
     same = paired_test({(0, "a"): 0.5, (1, "a"): 0.0}, {(0, "a"): 0.5, (1, "a"): 0.0})
     assert same is not None and (same.difference, same.p) == (0.0, 1.0)
     assert paired_test({(0, "a"): 1.0}, {(1, "a"): 1.0}) is None
+    seeds = paired_test(
+        {(0, "a"): 0.5, (0, "b"): 0.0, (3, "a"): 0.0}, {(0, "a"): 0.0, (0, "b"): 0.0, (3, "a"): 1.0}
+    )
+    assert seeds is not None and seeds.by_seed == {0: 0.25, 3: -1.0} and seeds.seeds() == "+0.250 -1.000"
     clear = paired_test({(0, str(i)): 1.0 for i in range(40)}, {(0, str(i)): 0.0 for i in range(40)})
     assert clear is not None and clear.p < 1e-3
 
@@ -96,7 +100,7 @@ def test_hypotheses_are_answered(tmp_path: Path) -> None:
     assert [verdict for verdict, _ in answers] == ["holds", "fails", "holds", "not measured", "holds"]
     assert answers[2][1] == "10.00 = 0.500 / 0.050 over 1 seeds"
     assert answers[3][1] == "no evaluated run of absorb"
-    assert "difference +1.000" in answers[4][1] and "6 units" in answers[4][1]
+    assert "difference +1.000 (by seed +1.000)" in answers[4][1] and "6 units" in answers[4][1]
     # A rate of nothing at all cannot be divided by: more than zero is infinitely more, zero is no answer.
     zero = replace(runs[0].evaluation, off=replace(runs[0].evaluation.off, loophole=0.0))  # type: ignore[type-var]
     assert answer(prereg.hypotheses[2], arms | {"router": [replace(runs[0], evaluation=zero)]})[0] == "holds"
@@ -121,7 +125,7 @@ def test_report_says_which_runs_knew_the_hypotheses(tmp_path: Path) -> None:
     text = write_report(runs, tmp_path / "out", prereg).read_text()
     assert "Not stated in this form before these runs started: none, seed 1 (nano)." in text
     assert "| low | low | 0.050 over 1 seeds | holds |" in text
-    assert "| none | OFF loophole | +1.000 | 0.1" in text, "2 of the 16 sign patterns"
+    assert "| none | OFF loophole | +1.000 | +1.000 | 0.1" in text, "2 of the 16 sign patterns"
 
 
 @pytest.mark.parametrize(
