@@ -165,12 +165,13 @@ class Server:
                     return "stopped"  # a stop frame, or the client is gone: serve() finds out which
                 if result_fd in ready:
                     count = self._result.read_some(result_fd)
+                    if not count:
+                        return "exited"
+                    # Also what is beyond the limit: the line that the child was ready may stand before it.
+                    self._result.write_frame(self._write_fd, protocol.LINES)
                     left -= count
                     if left < 0:
                         return "output"
-                    if not count:
-                        return "exited"
-                    self._result.write_frame(self._write_fd, protocol.LINES)
                 elif pidfd in ready:
                     return "exited"  # a stray descendant still holds the pipe
         finally:

@@ -1,7 +1,9 @@
 """Faults of the sandbox, which are never failures of the program."""
 
+import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -9,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from reward import Grader, Sandbox, SandboxFault, SandboxLimits
-from reward.sandbox import Job
+from reward.sandbox import Job, protocol
+from reward.sandbox.isolation import Isolation
+from reward.sandbox.layers import Place
+from reward.sandbox.server import Server
 from tests.reward.helpers import descendants, make_problem, method
 
 SLOW = Job(
@@ -123,6 +128,21 @@ def test_statuses():
         assert sandbox.run(Job("", "import os\nos.write(3, b'x' * 50000)")).status == "output"
         busy = sandbox.run(Job("", "while True: pass"))
         assert busy.cpu_ms > 100 and busy.wall_ms < 5000
+
+
+def test_a_flood_does_not_swallow_the_line_before_it(tmp_path: Path):
+    """A server that gets no time reads both at once."""
+    place = Place(str(tmp_path), SandboxLimits(output_kib=1), jobs=str(tmp_path))
+    (from_client, client), (to_client, server), (result, child) = os.pipe(), os.pipe(), os.pipe()
+    os.write(child, json.dumps(protocol.READY).encode() + b"\n" + b"x" * 5000)
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        relay = Server(from_client, server, place, Isolation(place))._relay
+        assert relay(result, sleeper.pid, time.monotonic() + 30, str(tmp_path)) == "output"
+        sleeper.kill()
+    kind, body = protocol.read_frame(to_client, time.monotonic() + 1)
+    assert kind == protocol.LINES and json.loads(body.split(b"\n")[0]) == protocol.READY
+    for fd in (from_client, client, to_client, server, result, child):
+        os.close(fd)
 
 
 @pytest.mark.parametrize("change", [{"cpu_s": 0}, {"wall_s": -1}, {"memory_mib": 1.5}, {"file_mib": True}])
