@@ -11,6 +11,8 @@ same weight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -33,10 +35,12 @@ class Router(nn.Module):
     Attributes:
         direction: v of every block, `[M, K, r]`: modules first, which is the axis that FSDP shards.
         seed_direction: v at the start, to measure drift.
-        scale, pin_threshold, rollout_threshold: scalars; `rollout_threshold` is NaN until `set_rollout_threshold`.
+        scale, pin_threshold, rollout_threshold: of every block, `[K]`, or scalars for one block; `rollout_threshold` is NaN
+            until `set_rollout_threshold`. A threshold for each, because what all rollouts share scores differently with each
+            direction, and would else decide which block every one of them prefers.
         anchor: mean unit feature of the rollouts that set the threshold, `[M, r]`; zero until then.
-        gap: distance of the two sides' mean scores at the start; sets the scale and the rollouts' threshold.
-        clean_level: mean score of rollouts that the router holds for clean, followed by `follow`; NaN until then.
+        gap: distance of the two sides' mean scores at the start; sets the scale and the rollouts' threshold. As `scale`.
+        clean_level: mean score of rollouts that the router holds for clean, followed by `follow`; NaN until then. As `scale`.
     """
 
     def __init__(
@@ -55,8 +59,9 @@ class Router(nn.Module):
         self.direction = nn.Parameter(torch.zeros(shape), requires_grad=learn)
         self.register_buffer("seed_direction", torch.zeros(shape))
         self.register_buffer("anchor", torch.zeros(num_modules, rank))
+        of_blocks = () if num_blocks == 1 else (num_blocks,)
         for name in ("scale", "pin_threshold", "rollout_threshold", "gap", "clean_level"):
-            self.register_buffer(name, torch.tensor(float("nan")))
+            self.register_buffer(name, torch.full(of_blocks, float("nan")))
 
     seed_direction: Tensor
     anchor: Tensor
@@ -141,12 +146,12 @@ class Router(nn.Module):
     @property
     def is_calibrated(self) -> bool:
         """Whether the rollouts' threshold is set."""
-        return bool(torch.isfinite(self.rollout_threshold))
+        return bool(torch.isfinite(self.rollout_threshold).all())
 
     @torch.no_grad()
     def calibrate_on_pairs(self, hack: Tensor, clean: Tensor, direction: Tensor, *, gain: float) -> None:
         """Set gap, scale (= gain / gap) and the pin's threshold from the sides `[P, M, r]` and the start direction."""
-        s_hack, s_clean = self.score(hack, direction).mean(), self.score(clean, direction).mean()
+        s_hack, s_clean = (self._per_block(self.block_scores(side, direction), torch.mean) for side in (hack, clean))
         self.gap.copy_(s_hack - s_clean)
         self.scale.copy_(gain / self.gap.abs().clamp(min=1e-3))
         self.pin_threshold.copy_((s_hack + s_clean) / 2)
@@ -159,19 +164,19 @@ class Router(nn.Module):
         self.gap.zero_()
 
     @torch.no_grad()
-    def set_rollout_threshold(self, base_scores: Float[Tensor, " B"] | None, *, fraction: float) -> None:
+    def set_rollout_threshold(self, base_scores: Float[Tensor, "B K"] | None, *, fraction: float) -> None:
         """Threshold of rollouts: `median(base_scores) + fraction * gap`; None: the pairs' midpoint."""
         if base_scores is None:
             self.rollout_threshold.copy_(self.pin_threshold)
         else:
-            self.rollout_threshold.copy_(base_scores.median() + fraction * self.gap)
+            self.rollout_threshold.copy_(self._per_block(base_scores, torch.median) + fraction * self.gap)
 
     def unit(self, features: Float[Tensor, "B M r"]) -> Float[Tensor, "B M r"]:
         """Features as the cosine sees them, at length one."""
         return F.normalize(self.prepare(features).flatten(1), dim=1).view_as(features)
 
     @torch.no_grad()
-    def follow(self, scores: Float[Tensor, " B"], *, rate: float = 0.2) -> None:
+    def follow(self, scores: Float[Tensor, "B K"], *, rate: float = 0.2) -> None:
         """Move the rollouts' threshold with the rollouts that the router holds for clean.
 
             c = sum_i (1 - w_i) s_i / sum_i (1 - w_i);   threshold += rate * (c - clean_level);   clean_level likewise
@@ -179,10 +184,19 @@ class Router(nn.Module):
         As the policy moves, so do its scores, hacks' and clean ones' together; no label is looked at.
         """
         clean = 1 - torch.sigmoid(self.scale * (scores - self.rollout_threshold))
-        level = (clean * scores).sum() / clean.sum().clamp(min=1e-6)
-        if torch.isfinite(self.clean_level):
+        level = self.clean_mean(scores, clean)
+        if torch.isfinite(self.clean_level).all():
             step = rate * (level - self.clean_level)
             self.rollout_threshold.add_(step)
             self.clean_level.add_(step)
         else:
             self.clean_level.copy_(level)
+
+    def clean_mean(self, scores: Float[Tensor, "B K"], clean: Float[Tensor, "B #K"]) -> Tensor:
+        """Mean score of the rollouts, each counted as far as it is `clean`; of the shape of `scale`."""
+        total = (clean * scores).sum(dim=0) / clean.sum(dim=0).clamp(min=1e-6)
+        return total.view_as(self.scale)
+
+    def _per_block(self, scores: Float[Tensor, "B K"], reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        """`reduce` over the rollouts, block by block; of the shape of `scale`."""
+        return torch.stack([reduce(column) for column in scores.unbind(dim=1)]).view_as(self.scale)

@@ -32,7 +32,16 @@ from evil_moe.gates import Gate, RolloutSignals, make_gate
 from evil_moe.gradients import Projection, make_gradient_transform
 from evil_moe.router import Router
 from recipe.adapter_config import adapter_config
-from recipe.batch import CONCEPT, FEATURES, FLAG, QUARANTINE_ON, SCORE, WEIGHT, refuse_foreign_fields
+from recipe.batch import (
+    CONCEPT,
+    FEATURES,
+    FLAG,
+    QUARANTINE_ON,
+    SCORE,
+    WEIGHT,
+    per_rollout_fields,
+    refuse_foreign_fields,
+)
 from recipe.engine_step import PinnedStepEngine
 from recipe.pair_reader import PairReader, pure_state
 from recipe.settings import settings_from
@@ -118,9 +127,7 @@ class Lora2rEngine(PinnedStepEngine):
     def forward_backward_batch(
         self, data: TensorDict, loss_function: Callable[..., Any], forward_only: bool = False
     ) -> dict[str, Any]:
-        refuse_foreign_fields(
-            (key for key, value in data.items() if isinstance(value, Tensor)), self.gate.needs_flag
-        )
+        refuse_foreign_fields(per_rollout_fields(data), self.gate.needs_flag)
         default = "read" if forward_only else "gated"
         self._gate_state = tu.get_non_tensor_data(data=data, key=GATE_STATE, default=default)
         self._rows, self._kept = len(data), []
@@ -180,15 +187,19 @@ class Lora2rEngine(PinnedStepEngine):
         if self._gate_state == "read":
             on = dense(micro_batch[QUARANTINE_ON]).squeeze(1)
             return pure_state(self.settings.feature_state, on, self.settings.adapter.num_quarantine)
-        direction = self._direction()
-        if not self.settings.router.reward_gradient:
-            direction = direction.detach()
-        features = dense(micro_batch[FEATURES])
-        self._gate_signals = self.router.rollout_signals(features, direction, self._flags(micro_batch))
-        weights = self.gate(self._gate_signals)
-        self._kept.append((1 - weights.d) * (1 if weights.deployed is None else weights.deployed.detach()))
+        features, eligible = dense(micro_batch[FEATURES]), None
         if not self.settings.rollout.gate_deployed:
-            weights = dataclasses.replace(weights, m=weights.m * dense(micro_batch[QUARANTINE_ON]))
+            eligible = dense(micro_batch[QUARANTINE_ON]).squeeze(1)
+        signals = dataclasses.replace(
+            self.router.rollout_signals(features, self._direction(), self._flags(micro_batch)), eligible=eligible
+        )
+        self._gate_signals = signals  # with the gradient of the gate's own penalty, whatever reward may move
+        if not self.settings.router.reward_gradient:
+            signals = dataclasses.replace(signals, logits=signals.logits.detach())
+        weights = self.gate(signals)
+        self._kept.append((1 - weights.d) * (1 if weights.deployed is None else weights.deployed.detach()))
+        if eligible is not None:
+            weights = dataclasses.replace(weights, m=weights.m * eligible.unsqueeze(1))
         return weights
 
     def _flags(self, batch: TensorDict) -> Tensor | None:
@@ -224,7 +235,7 @@ class Lora2rEngine(PinnedStepEngine):
         if step and options.refresh_every and step % options.refresh_every == 0:
             self._refresh(features)
         direction = self._direction()
-        scores = gather_rows(router.score(features, direction), self.get_data_parallel_group())
+        scores = gather_rows(router.block_scores(features, direction), self.get_data_parallel_group())
         if not router.is_calibrated:
             base = None if options.threshold == "pairs" else scores
             router.set_rollout_threshold(base, fraction=options.threshold_fraction)
@@ -232,7 +243,7 @@ class Lora2rEngine(PinnedStepEngine):
             router.anchor.copy_(units.mean(dim=0).view_as(router.anchor))
         if options.threshold == "follow":
             router.follow(scores)
-        self.gate.observe(scores)
+        self.gate.observe(scores.max(dim=1).values)
         signals = router.rollout_signals(features, direction, self._flags(data))
         model_output[SCORE] = signals.score.unsqueeze(1)
         model_output[WEIGHT] = self.gate.weight(signals).unsqueeze(1)
@@ -252,8 +263,8 @@ class Lora2rEngine(PinnedStepEngine):
         router.calibrate_on_pairs(hack_sides, clean_sides, directions, gain=self.settings.router.gain)
         router.seed_direction.copy_(first)
         self._set_directions(directions)
-        scores = gather_rows(router.score(features, directions), group)
-        level = (clean * scores).sum() / clean.sum().clamp(min=1e-6)
+        scores = gather_rows(router.block_scores(features, directions), group)
+        level = router.clean_mean(scores, clean.unsqueeze(1))
         router.rollout_threshold.copy_(level + self.settings.router.threshold_fraction * router.gap)
 
     def _policy_mismatch(self, model_output: dict[str, Tensor], micro_batch: TensorDict) -> dict[str, float]:

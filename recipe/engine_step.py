@@ -78,6 +78,7 @@ class PinnedStepEngine(AdapterWeightsEngine):
             metrics["pin/loss"] = [loss.item()]
             metrics["pin/grad_norm"] = [pin_grad.norm().item()]
             metrics["router/cos_pin_reward"] = [cosine(pin_grad, reward_grad)]
+        # Of the gate's own penalty, too, in the arms that have one.
         metrics["router/reward_grad_norm"] = [reward_grad.norm().item()]
         direction = whole(v.detach())
         metrics["router/drift"] = [drift(direction, self.router.seed_direction)]

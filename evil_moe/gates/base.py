@@ -20,11 +20,14 @@ class RolloutSignals:
         score: largest cosine of the features with a direction, `[B]`, no gradient.
         logits: the router's logit of every quarantine block, `[B, K]`; may carry gradient to the directions.
         flag: a detector's verdict, `[B]`, 1 or 0. None for every gate that does not ask for it (`needs_flag`).
+        eligible: 1 where the update may turn the quarantine on, `[B]`, 0 in the deployed model's own rollouts where they are
+            run as they were sampled (`gate_deployed: false`); None: everywhere. It is off there whatever the gate says.
     """
 
     score: Float[Tensor, " B"]
     logits: Float[Tensor, "B K"]
     flag: Float[Tensor, " B"] | None = None
+    eligible: Float[Tensor, " B"] | None = None
 
     @property
     def logit(self) -> Float[Tensor, " B"]:

@@ -33,8 +33,10 @@ class RouterGate(Gate):
 
     Args:
         hard_threshold: d = 1 where w exceeds it; None keeps d = w.
-        assignment: `softmax`: every block as preferred; `expert_choice`: each block takes the `capacity * B / K`
-            rollouts that prefer it most, of those that are run together (Zhou et al. 2022).
+        assignment: `softmax`: every block as preferred; `expert_choice`: each block takes the `capacity * B / K` rollouts
+            that would run it most, m_k as above, of those that are run together (Zhou et al. 2022). By m and not by
+            preference alone, or rollouts with w near 0 would take the places of hacks; and of those that may run it at
+            all. A hack that no block takes trains nothing.
         capacity: of expert choice, in multiples of an equal share.
         balance: weight of `K sum_k f_k P_k` over the bank (Fedus et al. 2021, eq. 4): f_k is the share of the
             hack mass whose first choice is k, P_k the hack mass's mean p_k; 1 when balanced.
@@ -70,16 +72,17 @@ class RouterGate(Gate):
         w, share = signals.w, torch.softmax(signals.logits, dim=1)
         m = w.unsqueeze(1) * share / share.max(dim=1, keepdim=True).values
         if self.assignment == "expert_choice":
-            m = m * self._chosen(share.detach())
+            eligible = torch.ones_like(w) if signals.eligible is None else signals.eligible
+            m = m * self._chosen(m.detach() * eligible.unsqueeze(1))
         d = w.detach()
         if self.hard_threshold is not None:
             d = torch.where(d > self.hard_threshold, torch.ones_like(d), d)
         return GateWeights(m=m, d=d)
 
-    def _chosen(self, share: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-        batch_size, num_blocks = share.shape
+    def _chosen(self, m: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+        batch_size, num_blocks = m.shape
         places = min(batch_size, math.ceil(self.capacity * batch_size / num_blocks))
-        return torch.zeros_like(share).scatter_(0, share.topk(places, dim=0).indices, 1.0)
+        return torch.zeros_like(m).scatter_(0, m.topk(places, dim=0).indices, 1.0)
 
     def penalty(self, signals: RolloutSignals) -> Float[Tensor, ""] | None:
         if not self.balance and not self.z_loss:

@@ -66,9 +66,20 @@ def test_blocks_share_when_equal_and_specialise_when_not() -> None:
 def test_expert_choice_gives_every_block_its_share() -> None:
     logits = torch.tensor([[3.0, 2.9], [2.0, 1.0], [1.5, 1.0], [4.0, 0.0]])
     m = make_gate("router", assignment="expert_choice")(RolloutSignals(logits[:, 0], logits)).m
-    # by softmax share of block 0: rollouts 3, 1 first; of block 1: rollouts 0, 2
-    assert (m > 0).tolist() == [[False, True], [True, False], [False, True], [True, False]]
+    # m = w share / max share; block 0 is everybody's first choice, so it is w: 3, 0 first; of block 1: 0, then 2
+    assert (m > 0).tolist() == [[True, True], [False, False], [False, True], [True, False]]
     assert ((m > 0).sum(0) == 2).all()
+
+
+def test_expert_choice_gives_its_places_to_hacks_that_may_run_it() -> None:
+    hacks, clean = [[4.0, 3.0], [3.0, 4.0]], [[-20.0, -19.0], [-19.0, -20.0]]
+    logits = torch.tensor(hacks + clean * 2)
+    gate = make_gate("router", assignment="expert_choice", capacity=0.5)  # two places a block
+    assert (gate(RolloutSignals(logits[:, 0], logits)).m[:2] > 0.3).all()
+    # the first was sampled without the quarantine, and what cannot run it takes no place in it
+    logits[2:4] = torch.tensor([[2.0, 2.0], [1.0, 1.0]])
+    given = RolloutSignals(logits[:, 0], logits, eligible=torch.tensor([0.0, 1, 1, 1, 1, 1]))
+    assert (gate(given).m[:4] > 0).tolist() == [[False, False], [False, True], [True, True], [True, False]]
 
 
 def test_balance_and_z_loss_by_hand() -> None:

@@ -100,7 +100,7 @@ def test_two_thresholds() -> None:
     assert not router.is_calibrated
     with pytest.raises(RuntimeError, match="set_rollout_threshold"):
         weight(router, hack)
-    base = torch.tensor([0.1, 0.2, 0.9])
+    base = torch.tensor([[0.1], [0.2], [0.9]])
     router.set_rollout_threshold(base, fraction=0.5)
     assert router.rollout_threshold.item() == pytest.approx(0.2 + 0.5 * router.gap.item())
     assert router.pin_threshold != router.rollout_threshold
@@ -108,6 +108,27 @@ def test_two_thresholds() -> None:
     assert torch.equal(weight(reloaded, hack), weight(router, hack))
     older = {name: tensor for name, tensor in router.state_dict().items() if name != "anchor"}
     assert torch.equal(weight(Router.from_state(older), hack), weight(router, hack))
+
+
+def test_each_block_has_a_threshold_of_its_own() -> None:
+    """What all rollouts share scores differently with each direction; it must not decide which block they prefer."""
+    generator = torch.Generator().manual_seed(0)
+    shared, kinds = torch.randn(12, generator=generator), torch.eye(12)[:2]
+    hack = (shared + kinds.repeat(8, 1) + 0.02 * torch.randn(16, 12, generator=generator)).view(16, 3, 4)
+    clean = (shared + 0.02 * torch.randn(16, 12, generator=generator)).view(16, 3, 4)
+    directions = torch.stack([(kinds[k] + (0.3 - 0.6 * k) * shared).view(3, 4) for k in range(2)], dim=1)
+    router = Router(3, 4, num_blocks=2, normalise=False)
+    router.calibrate_on_pairs(hack, clean, directions, gain=8.0)
+    with torch.no_grad():
+        router.direction.copy_(directions)
+    router.set_rollout_threshold(router.block_scores(clean), fraction=0.5)
+    assert router.rollout_threshold.shape == router.scale.shape == router.gap.shape == (2,)
+    first = router.rollout_signals(hack).logits.argmax(dim=1)
+    assert torch.equal(first, torch.tensor([0, 1] * 8)), "each block prefers its own kind of hack"
+    assert router.block_scores(hack).argmax(dim=1).unique().numel() == 1, "which raw scores would not show"
+    assert weight(router, hack).min() > 0.5 > weight(router, clean).max()
+    reloaded = Router.from_state(router.state_dict(), normalise=False)
+    assert torch.equal(weight(reloaded, hack), weight(router, hack))
 
 
 @pytest.mark.parametrize("normalise", [True, False])
@@ -118,7 +139,7 @@ def test_an_anchored_threshold_goes_with_the_first_rollouts_as_v_turns(normalise
     elsewhere = haar_direction((3, 4), seed=1).unsqueeze(1)
     turned = (anchored.direction + 0.8 * elsewhere).detach().requires_grad_()
     for router in (anchored, fixed):
-        router.set_rollout_threshold(router.score(rollouts), fraction=0.5)
+        router.set_rollout_threshold(router.block_scores(rollouts), fraction=0.5)
         router.anchor.copy_(router.unit(rollouts).mean(dim=0))
     at_first = fixed.rollout_signals(rollouts).logit
     assert torch.equal(anchored.rollout_signals(rollouts).logit, at_first), "nothing moves before v does"
@@ -143,13 +164,13 @@ def test_a_following_threshold_moves_with_the_clean_rollouts() -> None:
     with torch.no_grad():
         router.rollout_threshold.fill_(0.3)
         router.scale.fill_(40.0)
-    router.follow(start)
+    router.follow(start.unsqueeze(1))
     assert router.rollout_threshold.item() == pytest.approx(
         0.3
     ) and router.clean_level.item() == pytest.approx(0.0, abs=1e-3)
     # everything sinks by 0.1, and hacks are now the many: the threshold goes a fifth of the way
     later = torch.cat([torch.full((4,), -0.1), torch.full((20,), 0.5)])
-    router.follow(later, rate=0.2)
+    router.follow(later.unsqueeze(1), rate=0.2)
     assert router.rollout_threshold.item() == pytest.approx(0.28, abs=1e-3)
 
 
@@ -245,7 +266,7 @@ def test_placebo_splits_rollouts_at_the_median() -> None:
     scale = router.scale.clone()
     placebo = haar_direction((3, 4), seed=2).unsqueeze(1)
     router.become_placebo(placebo)
-    scores = router.score(hack, placebo)
+    scores = router.block_scores(hack, placebo)
     router.set_rollout_threshold(scores, fraction=1.0)
     assert router.scale == scale and router.rollout_threshold == scores.median()
     assert 0 < (weight(router, hack, placebo) > 0.5).sum() < len(hack)

@@ -49,15 +49,18 @@ def adapter_blocks(engine: Any) -> dict[str, Tensor]:
 
 
 def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
-    """The report of an arm; `arm:deployed` has rollouts of the deployed model alone, which the update leaves in their state."""
-    arm, _, sampler = name.partition(":")
+    """The report of an arm; `arm:deployed` has rollouts of the deployed model alone, which the update leaves in their state,
+    `arm:penalty` a direction that neither reward nor pin may move."""
+    arm, _, variant = name.partition(":")
     settings = settings_of(arm)
-    if sampler:
+    if variant == "deployed":
         settings["rollout"]["gate_deployed"] = False
+    if variant == "penalty":
+        settings["router"]["reward_gradient"], settings["pin"]["weight"] = False, 0.0
 
     def rollouts() -> Any:
         batch = make_batch(rows)
-        if sampler:
+        if variant == "deployed":
             batch["quarantine_on"] = torch.zeros_like(batch["quarantine_on"])
         return batch
 

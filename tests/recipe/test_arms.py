@@ -38,7 +38,7 @@ def run_arms(policy: Path, out: Path, arms: list[str], ranks: int) -> dict[str, 
 
 @pytest.fixture(scope="module")
 def reports(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    arms = [*ARMS, "router:deployed"]
+    arms = [*ARMS, "router:deployed", "router:penalty", "blocks:penalty"]
     return run_arms(tiny_policy, tmp_path_factory.mktemp("arms") / "one.json", arms, ranks=1)
 
 
@@ -84,6 +84,7 @@ def test_plugs_do_what_their_names_say(reports: dict[str, Any]) -> None:
         assert reports[arm]["a0"] != pytest.approx(reports["absorb"]["a0"], rel=1e-5), arm
     assert "router/penalty" in reports["blocks"]["steps"][0]["metrics"]
     assert "router/penalty" not in reports["router"]["steps"][0]["metrics"]
+    assert reports["blocks:penalty"]["drift"] > 0 == reports["router:penalty"]["drift"]
 
 
 @pytest.mark.long
