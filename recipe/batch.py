@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from tensordict import NonTensorData, TensorDict
 from transfer_queue import KVBatchMeta
 
 QUARANTINE_ON = "quarantine_on"
@@ -55,6 +56,11 @@ def actor_view(batch: KVBatchMeta, fields: Iterable[str]) -> Iterator[KVBatchMet
         yield batch
     finally:
         batch.fields = before
+
+
+def per_rollout_fields(data: TensorDict) -> list[str]:
+    """What a batch says of each rollout, tensor or not: all but the values that the whole batch shares."""
+    return [name for name, value in data.items() if not isinstance(value, NonTensorData)]
 
 
 def refuse_foreign_fields(per_rollout_fields: Iterable[str], needs_flag: bool = False) -> None:

@@ -211,10 +211,11 @@ class EvilMoESettings:
                 "evil_moe.router.feature=gradient is the gradient at the deployed block, which "
                 "evil_moe.feature_state=base turns off: choose another state"
             )
-        if self.router.refresh_every and self.router.threshold == "anchored":
+        if self.router.refresh_every and (self.router.threshold, self.router.direction) != ("base", "seeded"):
             raise ValueError(
-                "evil_moe.router.threshold=anchored moves with the direction, and evil_moe.router.refresh_every sets it "
-                "anew: use threshold=base, or no refresh"
+                "evil_moe.router.refresh_every takes direction and threshold anew from the pairs and from the rollouts, and "
+                f"evil_moe.router.threshold={self.router.threshold}, evil_moe.router.direction={self.router.direction} "
+                "would be lost: use threshold=base and direction=seeded, or no refresh"
             )
         if self.router.refresh_every < 0 or self.adapter.quarantine_steps < 0:
             raise ValueError(

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
-from recipe.batch import ACTOR_FIELDS, UPDATE_FIELDS, actor_view, refuse_foreign_fields
+from recipe.batch import ACTOR_FIELDS, UPDATE_FIELDS, actor_view, per_rollout_fields, refuse_foreign_fields
 from recipe.metrics import RolloutTable
 from recipe.rollout_choice import num_deployed
 from recipe.sandbox_actor import SandboxActor
@@ -37,6 +39,16 @@ def test_the_actor_refuses_a_batch_with_more(field: str) -> None:
     refuse_foreign_fields(UPDATE_FIELDS)
     with pytest.raises(ValueError, match=field):
         refuse_foreign_fields([*UPDATE_FIELDS, field])
+
+
+def test_a_verdict_that_is_no_tensor_is_refused_too() -> None:
+    """`extra_fields` holds the grader's verdict, a dict for each rollout."""
+    batch = TensorDict({"features": torch.zeros(2, 1, 1)}, batch_size=2)
+    batch.set_non_tensor("temperature", 1.0)
+    refuse_foreign_fields(per_rollout_fields(batch))
+    batch["extra_fields"] = NonTensorStack({"hack": 1.0}, {"hack": 0.0})
+    with pytest.raises(ValueError, match="extra_fields"):
+        refuse_foreign_fields(per_rollout_fields(batch))
 
 
 def test_actor_view_restricts_and_restores() -> None:

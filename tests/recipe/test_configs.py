@@ -196,7 +196,9 @@ def test_composing_refuses(override: str, message: str):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["arm=refresh", "evil_moe.router.threshold=anchored"], "threshold=base, or no refresh"),
+        (["arm=refresh", "evil_moe.router.threshold=anchored"], "threshold=anchored"),
+        (["arm=refresh", "evil_moe.router.threshold=pairs"], "threshold=pairs"),
+        (["arm=refresh", "evil_moe.router.direction=haar"], "direction=haar"),
         (["arm=anchored", "evil_moe.pairs.matched=false"], r"set evil_moe\.pairs\.matched=true"),
         (["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=33"], r"ppo_micro_batch_size_per_gpu=33.*80"),
         (
