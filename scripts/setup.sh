@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly venv=.venv log=.venv/setup.log stamp=.venv/evil-moe.stamp min_disk_gb=8 # GiB; the environment takes 3
+readonly venv=.venv log=.venv/setup.log stamp=.venv/evil-moe.stamp min_disk_gb=8 min_disk_again_gb=4 # GiB; the environment takes 3
 readonly torch_index=https://download.pytorch.org/whl/cpu
 
 die() {
@@ -70,18 +70,18 @@ if [[ "$(cat "$stamp" 2>/dev/null)" == "$want" ]] && supported "$venv/bin/python
 fi
 
 python="$(find_python)" || die "${PYTHON:-none on the PATH} is no Python 3.11 or 3.12; install one, or name it: PYTHON=/path/to/python3.11 make setup"
-if [[ ! -d "$venv" ]]; then
-  free_gb="$(df -Pk . | awk 'NR == 2 { printf "%d", $4 / 1048576 }')"
-  ((free_gb >= min_disk_gb)) || die "$free_gb GB free in $PWD, $min_disk_gb GB are needed; make room"
-fi
-
 torch="$(grep -o '^torch==[^ ]*' requirements/cpu.lock)"
 readonly python torch index_hint="check the network, and with 'pip config list' that pip's index has the package"
 
-# An environment that is broken, was moved, or has another Python is made anew.
-if ! supported "$venv/bin/python" || [[ "$("$venv/bin/python" -c 'import sys; print(sys.prefix)')" != "$PWD/$venv" ]]; then
-  rm -rf "$venv"
+# An environment that is broken, was moved, or has another Python is made anew, and so is one without pip, which
+# Debian's Python leaves behind where it has no venv module.
+need_gb="$min_disk_again_gb" anew=
+if ! supported "$venv/bin/python" || [[ ! -x "$venv/bin/pip" ]] || [[ "$("$venv/bin/python" -c 'import sys; print(sys.prefix)')" != "$PWD/$venv" ]]; then
+  need_gb="$min_disk_gb" anew=yes
 fi
+free_gb="$(df -Pk . | awk 'NR == 2 { printf "%d", $4 / 1048576 }')"
+((free_gb >= need_gb)) || die "$free_gb GB free in $PWD, $need_gb GB are needed; make room"
+[[ -z "$anew" ]] || rm -rf "$venv"
 mkdir -p "$venv"
 : >"$log"
 rm -f "$stamp"
