@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+import evil_moe.adapter  # noqa: F401  # registers the tuner with PEFT
 from evil_moe.router import Router
+from recipe.saved_files import reading
 
-ROUTER_FILE = "router.safetensors"
+ADAPTER_FILE, ROUTER_FILE = "adapter_model.safetensors", "router.safetensors"
 
 
 def _whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -37,7 +40,7 @@ def save_adapter_checkpoint(model: PeftModel, router: Router, folder: Path, *, w
         return
     folder.mkdir(parents=True, exist_ok=True)
     save_file(router_state, folder / ROUTER_FILE)
-    save_file(adapter, folder / "adapter_model.safetensors")
+    save_file(adapter, folder / ADAPTER_FILE)
     model.peft_config["default"].save_pretrained(os.fspath(folder))
 
 
@@ -51,3 +54,17 @@ def load_router(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is not an adapter checkpoint of this recipe")
     return load_file(path)
+
+
+def check_adapter_checkpoint(folder: Path) -> None:
+    """Read the config and the tables of contents, not the tensors: enough to see a file that is missing or cut short.
+
+    Raises:
+        ValueError: names the file.
+    """
+    mend = "name another checkpoint (--step), or train this step again"
+    for name in (ADAPTER_FILE, ROUTER_FILE):
+        with reading(folder / name, mend), safe_open(folder / name, "pt") as file:
+            file.keys()
+    with reading(folder / "adapter_config.json", mend):
+        PeftConfig.from_pretrained(os.fspath(folder))

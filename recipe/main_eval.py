@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from recipe.adapter_checkpoint import check_adapter_checkpoint
 from recipe.console import divert_output, report_failure, say
 from recipe.eval_sides import (
     CONTROLS,
@@ -26,7 +29,7 @@ from recipe.eval_sides import (
     sides_of,
 )
 from recipe.prepare import prepare_problems
-from recipe.run_folder import latest_step
+from recipe.run_folder import checkpoint_steps, latest_step, read_config
 from recipe.sandbox_actor import limits_from
 from recipe.settings import settings_from
 from reward.grader import Grader
@@ -36,24 +39,35 @@ from reward.verdict import RewardConfig, Verdict
 
 
 def load_run_config(run_dir: Path, overrides: list[str]) -> DictConfig:
-    """The config a run was trained with, with dotted overrides on it.
+    """The config a run was trained with, with overrides `key=value` of keys that it has.
 
     Raises:
-        FileNotFoundError: `run_dir` is no run folder. ValueError: an override names no key.
+        FileNotFoundError: `run_dir` is no run folder.
+        ValueError: its config is malformed, or an override names no key of it or has no value.
     """
+    for override in overrides:
+        if override.startswith(("+", "~")):
+            raise ValueError(
+                f"override {override!r}: an evaluation takes plain key=value of keys that the run has, no {override[0]}key"
+            )
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: {run_dir} is no run folder; train first (evil-moe train) or name another"
         )
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    config = read_config(run_dir)
     for override in overrides:
         key, _, value = override.partition("=")
         parent, _, name = key.rpartition(".")
-        if name not in (OmegaConf.select(config, parent) if parent else config):
-            raise ValueError(f"override {override!r}: {path} has no key {key!r}")
-        OmegaConf.update(config, key, OmegaConf.create(f"x: {value}").x)
+        beside = OmegaConf.select(config, parent) if parent else config
+        if not isinstance(beside, DictConfig) or name not in beside:
+            there = ", ".join(map(str, beside)) if isinstance(beside, DictConfig) else f"no {parent!r} either"
+            raise ValueError(f"override {override!r}: {path} has no key {key!r}; there is {there}")
+        try:
+            OmegaConf.update(config, key, OmegaConf.create(f"x: {value}").x)
+        except (YAMLError, OmegaConfBaseException) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"override {override!r}: {value!r} is no value for it ({reason})") from error
     return config
 
 
@@ -62,15 +76,18 @@ def adapter_folder(run_dir: Path, step: int | None) -> tuple[Path, int]:
 
     Raises:
         FileNotFoundError: there is no such checkpoint; lists those there are.
+        ValueError: a file of it is malformed.
     """
     checkpoints = run_dir / "checkpoints"
     step = latest_step(run_dir) if step is None else step
     folder = checkpoints / f"global_step_{step}" / "actor" / "adapter"
     if not (folder / "adapter_config.json").is_file():
-        there = sorted(int(p.name.rsplit("_", 1)[1]) for p in checkpoints.glob("global_step_*"))
+        there = checkpoint_steps(run_dir)
         raise FileNotFoundError(
-            f"no adapter checkpoint of step {step} in {checkpoints}; steps there: {there or 'none'}"
+            f"no adapter checkpoint of step {step} in {checkpoints}; steps there: {there or 'none'}; "
+            + ("name one with --step" if there else "train first (evil-moe train)")
         )
+    check_adapter_checkpoint(folder)
     return folder, step
 
 

@@ -11,19 +11,23 @@ import os
 import platform
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.report.files import read_jsonl
 from evil_moe.report.prereg import fingerprint
 from recipe.config import prereg_file
+from recipe.saved_files import reading
 
 LATEST = "latest_checkpointed_iteration.txt"
 _PACKAGES = ("verl", "ray", "torch", "transformers", "peft", "TransferQueue", "tensordict", "numpy")
 # May differ between the runs of one folder without making it another run.
 _FREE_KEYS = (
     "trainer.total_training_steps",
+    "trainer.total_epochs",
     "trainer.save_freq",
     "trainer.test_freq",
     "trainer.logger",
@@ -64,9 +68,77 @@ def provenance(config: DictConfig) -> dict[str, Any]:
 
 
 def latest_step(folder: Path) -> int:
-    """Step of the last complete checkpoint; 0 if there is none."""
+    """Step of the last complete checkpoint; 0 if there is none.
+
+    Raises:
+        ValueError: the file that says which one holds no number.
+    """
     path = folder / "checkpoints" / LATEST
-    return int(path.read_text()) if path.is_file() else 0
+    if not path.is_file():
+        return 0
+    with reading(path, _other_checkpoint(folder)):
+        return int(path.read_text())
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps whose adapter is there; verl leaves the folders of older ones, with little in them."""
+    adapters = (folder / "checkpoints").glob("global_step_*/actor/adapter/adapter_config.json")
+    steps = (path.parents[2].name.removeprefix("global_step_") for path in adapters)
+    return sorted(int(step) for step in steps if step.isdigit())
+
+
+def _other_checkpoint(folder: Path) -> str:
+    steps = checkpoint_steps(folder)
+    return (
+        f"write the step of a whole checkpoint into {folder / 'checkpoints' / LATEST}"
+        f" (there: {', '.join(map(str, steps)) or 'none'}), or move {folder} away to train anew"
+    )
+
+
+def resume_step(folder: Path) -> int:
+    """`latest_step`, of a checkpoint that can be loaded. Where it is gone verl would start from scratch, over this run.
+
+    Raises:
+        ValueError: as `latest_step`; or the checkpoint, or a file of it, is missing or cut short.
+    """
+    step = latest_step(folder)
+    if step == 0:
+        return 0
+    checkpoint = folder / "checkpoints" / f"global_step_{step}"
+    if not checkpoint.is_dir():
+        raise ValueError(
+            f"the run would resume from {checkpoint}, which is gone; {_other_checkpoint(folder)}"
+        )
+    # torch.save writes zip archives, whose directory comes last: a file that was cut short has none.
+    shards = sorted((checkpoint / "actor").glob("*.pt")) or [checkpoint / "actor" / "model_world_size_*.pt"]
+    for path in (*shards, checkpoint / "data.pt"):
+        if not zipfile.is_zipfile(path):
+            what = "is cut short" if path.is_file() else "is missing"
+            raise ValueError(f"{path} {what}, the run cannot resume from it; {_other_checkpoint(folder)}")
+    return step
+
+
+def last_logged_step(folder: Path) -> int:
+    """The last step in `metrics.jsonl`; 0 if there is none."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0
+    rows, _ = read_jsonl(path)
+    return max((int(row["step"]) for _, row in rows), default=0)
+
+
+def read_config(run_dir: Path) -> DictConfig:
+    """The config a run was trained with.
+
+    Raises:
+        ValueError: the file is malformed, or is no run's.
+    """
+    path = run_dir / "config.yaml"
+    with reading(path, "restore it from the run, or name another run"):
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig) or not config:
+            raise ValueError("it holds no keys with values")
+    return config
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -75,17 +147,25 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): node}
 
 
-def open_run_folder(config: DictConfig) -> int:
-    """Make the folder, or come back to it; returns the step it resumes from.
+def _starts(record: Path) -> list[Any]:
+    if not record.is_file():
+        return []
+    with reading(record, "restore it, or delete it: the run does without its earlier starts"):
+        return list(json.loads(record.read_text())["starts"])
+
+
+def check_run_folder(config: DictConfig) -> int:
+    """Whether this config may go on in its folder; returns the step it would resume from. Nothing is written.
 
     Raises:
-        ValueError: the folder holds a run with another config; nothing in it is touched.
+        ValueError: the folder holds a run with another config, or one that cannot be resumed.
     """
     folder = Path(config.evil_moe.run_dir)
     resolved = OmegaConf.to_container(config, resolve=True)
     path = folder / "config.yaml"
-    if path.is_file():
-        old, new = _flat(OmegaConf.to_container(OmegaConf.load(path))), _flat(resolved)
+    # A start that failed before its first step leaves a config, too, which binds nobody.
+    if path.is_file() and (latest_step(folder) or (folder / "metrics.jsonl").is_file()):
+        old, new = _flat(OmegaConf.to_container(read_config(folder))), _flat(resolved)
         differ = [
             k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and not k.startswith(_FREE_KEYS)
         ]
@@ -95,13 +175,27 @@ def open_run_folder(config: DictConfig) -> int:
                 f"{folder} holds a run with another config ({len(differ)} keys differ: {shown}); give another "
                 "evil_moe.run_dir, or move that folder away"
             )
+    _starts(folder / "provenance.json")
+    return latest_step(folder)
+
+
+def open_run_folder(config: DictConfig) -> int:
+    """Make the folder, or come back to it; returns the step it resumes from.
+
+    Raises:
+        ValueError: as `check_run_folder` and `resume_step`; nothing in the folder is touched.
+    """
+    check_run_folder(config)
+    folder = Path(config.evil_moe.run_dir)
+    step, path = resume_step(folder), folder / "config.yaml"
+    resolved = OmegaConf.to_container(config, resolve=True)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)))
     partial.replace(path)
     record = folder / "provenance.json"
-    starts = json.loads(record.read_text())["starts"] if record.is_file() else []
+    starts = _starts(record)
     partial = record.with_suffix(".partial")
     partial.write_text(json.dumps({"starts": [*starts, provenance(config)]}, indent=2) + "\n")
     partial.replace(record)
-    return latest_step(folder)
+    return step

@@ -51,12 +51,15 @@ def handle_eval(args: argparse.Namespace) -> int:
             overrides.append(f"evil_moe.{key}={value}")
     from recipe import main_eval
     from recipe.run_folder import latest_step
+    from recipe.saved_files import reading
 
     stored = run_dir / "eval" / "eval.json"
     if args.reuse and not overrides and stored.is_file():
-        result = json.loads(stored.read_text())
-        if result["step"] == (latest_step(run_dir) if args.step is None else args.step):
-            print(f"step {result['step']} is evaluated: {os.path.relpath(stored)}")
+        with reading(stored, "delete it to evaluate anew"):
+            result = json.loads(stored.read_text())
+            step = result["step"]
+        if step == (latest_step(run_dir) if args.step is None else args.step):
+            print(f"step {step} is evaluated: {os.path.relpath(stored)}")
             print((stored.parent / "table.md").read_text())
             print(main_eval.ablation_line(result))
             return 0

@@ -15,6 +15,7 @@ from evil_moe.gates import make_gate
 from evil_moe.router import Router
 from recipe.adapter_checkpoint import save_adapter_checkpoint
 from recipe.commands.export import export_checkpoint, export_run
+from recipe.main_eval import adapter_folder, load_run_config
 from tests.conftest import perturb, tiny_qwen3
 
 IDS = torch.arange(1, 21).reshape(2, 10)
@@ -76,8 +77,46 @@ def test_a_run_folder_as_training_writes_it(adapted: PeftModel, tmp_path: Path):
     assert not [name for name in load_file(out / "adapter_model.safetensors") if "router" in name]
     with torch.no_grad():
         torch.testing.assert_close(_logits(out), adapted(IDS).logits, atol=1e-5, rtol=1e-5)
-    with pytest.raises(FileNotFoundError, match=r"step 30.*\[10, 20\]"):
+    (tmp_path / "checkpoints/global_step_5").mkdir()  # verl has deleted what was in it
+    with pytest.raises(FileNotFoundError, match=r"step 30.*\[10, 20\]; name one with --step"):
         export_run(tmp_path, "full", tmp_path / "y", step=30)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "router.safetensors", "adapter_config.json"])
+def test_a_file_that_was_cut_short_is_named(adapted: PeftModel, tmp_path: Path, name: str):
+    folder = tmp_path / "checkpoints/global_step_10/actor/adapter"
+    save_adapter_checkpoint(
+        adapted, Router(len(lora2r_model(adapted).lora2r_layers()), 4), folder, write=True
+    )
+    assert adapter_folder(tmp_path, 10) == (folder, 10)
+    whole = (folder / name).read_bytes()
+    for content in (whole[: len(whole) // 2], b""):
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{folder}/{name} cannot be read .*; name another checkpoint"):
+            export_run(tmp_path, "full", tmp_path / "x", step=10)
+    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").touch()
+    with pytest.raises(ValueError, match=r"iteration\.txt cannot be read .*\(there: 10\)"):
+        export_run(tmp_path, "full", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evil_moe.evl.samples=2", r"no key 'evil_moe\.evl\.samples'; there is no 'evil_moe\.evl' either"),
+        ("evil_moe.eval.sample=2", r"no key 'evil_moe\.eval\.sample'; there is samples, markers"),
+        ("evil_moe.eval.markers.x=2", r"no key .* there is no 'evil_moe\.eval\.markers' either"),
+        ("evil_moe.eval.samples=[2", r"'\[2' is no value for it"),
+        ("+evil_moe.eval.samples=2", r"plain key=value .* no \+key"),
+        ("++evil_moe.eval.samples=2", r"plain key=value"),
+        ("~evil_moe.eval.samples=2", r"plain key=value .* no ~key"),
+    ],
+)
+def test_overrides_of_an_evaluation(tmp_path: Path, override: str, message: str):
+    (tmp_path / "config.yaml").write_text("evil_moe: {eval: {samples: 1, markers: train}}")
+    assert load_run_config(tmp_path, ["evil_moe.eval.samples=4"]).evil_moe.eval.samples == 4
+    with pytest.raises(ValueError, match=message):
+        load_run_config(tmp_path, [override])
 
 
 def test_errors_name_what_is_wrong(checkpoint: Path, tmp_path: Path):
