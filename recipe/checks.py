@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from dataclasses import asdict
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from evil_moe.advantages import make_advantage
 from evil_moe.export import export_rank
@@ -20,6 +23,31 @@ from reward.monitors import Detector
 
 VERL_VERSION = "0.9.1"
 """The extension points under recipe/ were written against this version; another needs them looked at again."""
+
+FIXED: dict[str, object] = {
+    "actor_rollout_ref.actor.strategy": "fsdp2",
+    "actor_rollout_ref.rollout.name": "vllm",
+    "algorithm.adv_estimator": "grpo",
+    # Bypassed is the very pass that reads features and w.
+    "algorithm.rollout_correction.bypass_mode": False,
+    "trainer.v1.trainer_mode": "evil_moe_sync",
+    # Where a run goes on is decided by its folder.
+    "trainer.resume_mode": "auto",
+}
+"""Keys of verl's with one value under which this recipe works."""
+
+COUNTS = (
+    "trainer.nnodes",
+    "trainer.n_gpus_per_node",
+    "trainer.total_epochs",
+    "trainer.total_training_steps",
+    "data.train_batch_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.actor.ppo_epochs",
+    "actor_rollout_ref.rollout.n",
+)
 
 
 def check_verl() -> None:
@@ -52,6 +80,12 @@ def check_config(config: Any) -> None:
     Raises:
         ValueError: names the keys, what they are and what to change.
     """
+    for key, value in FIXED.items():
+        if (found := OmegaConf.select(config, key)) != value:
+            raise ValueError(f"{key}={found}: this recipe is written for {value}; leave it out")
+    for key in COUNTS:
+        if type(found := OmegaConf.select(config, key)) is not int or found < 1:
+            raise ValueError(f"{key}={found}: give a whole number from 1")
     settings = settings_from(config.evil_moe)
     actor, rollout, model = (config.actor_rollout_ref[name] for name in ("actor", "rollout", "model"))
     if settings.gate.name is None:
@@ -71,12 +105,8 @@ def check_config(config: Any) -> None:
             f"evil_moe.detector.{next(iter(dials))} is set, but gate {settings.gate.name!r} reads no flag: leave it out"
         )
     mixed(settings.loophole)
-    load_pairs(settings.pairs.paths, groups=settings.pairs.groups, matched=settings.pairs.matched)
+    pairs = load_pairs(settings.pairs.paths, groups=settings.pairs.groups, matched=settings.pairs.matched)
 
-    if actor.strategy != "fsdp2":
-        raise ValueError(
-            f"actor_rollout_ref.actor.strategy={actor.strategy}: the engine is written for fsdp2"
-        )
     if model.lora_rank < 1:
         raise ValueError(
             f"actor_rollout_ref.model.lora_rank={model.lora_rank}: the method is an adapter, give it a rank"
@@ -100,6 +130,11 @@ def check_config(config: Any) -> None:
             f"actor_rollout_ref.model.lora.rank={model.lora.rank}, but the full export has rank {need} = 2 * (r + K * q); set it so"
         )
 
+    if config.data.train_batch_size % actor.ppo_mini_batch_size:
+        raise ValueError(
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size} must divide data.train_batch_size="
+            f"{config.data.train_batch_size}, both in prompts: set both to the same for one update a batch"
+        )
     on_policy = settings.old_log_prob == "update"
     updates = (config.data.train_batch_size // actor.ppo_mini_batch_size) * actor.ppo_epochs
     if on_policy and updates != 1:
@@ -118,6 +153,25 @@ def check_config(config: Any) -> None:
         )
 
     ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    if ranks > 2 * len(pairs):
+        raise ValueError(
+            f"{ranks} ranks (trainer.nnodes * trainer.n_gpus_per_node) share the {2 * len(pairs)} sides of {len(pairs)} pairs, "
+            "and each needs one: use fewer ranks, or more pairs (evil_moe.pairs.groups, evil_moe.pairs.paths)"
+        )
+    splits = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
+    engine = math.prod(rollout[name] for name in splits)
+    if engine < 1 or ranks % engine:
+        sizes = ", ".join(f"{name}={rollout[name]}" for name in splits)
+        raise ValueError(
+            f"{ranks} ranks do not divide into vLLM engines of {engine} (actor_rollout_ref.rollout: {sizes}): lower these, or "
+            "change trainer.n_gpus_per_node"
+        )
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    if rollout.max_model_len is not None and rollout.max_model_len < longest:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.max_model_len={rollout.max_model_len} has to hold a prompt and a response: raise it to "
+            f"{longest} = data.max_prompt_length + data.max_response_length, or lower these"
+        )
     rollouts = config.data.train_batch_size * rollout.n
     if rollouts % ranks:
         raise ValueError(
@@ -133,3 +187,25 @@ def check_config(config: Any) -> None:
                 raise ValueError(
                     f"actor_rollout_ref.{name}={size} must divide the {per_rank} rollouts of a rank's mini-batch"
                 )
+
+
+def check_steps(config: Any, problems: int) -> None:
+    """That so many training problems last to the last step; verl would end before, without a checkpoint or a word.
+
+    Raises:
+        ValueError: they do not; says how many would.
+    """
+    total, epochs = config.trainer.total_training_steps, config.trainer.total_epochs
+    batch = config.data.train_batch_size
+    a_pass = problems // batch
+    if total <= a_pass * epochs:
+        return
+    mends = [f"trainer.total_training_steps to at most {a_pass * epochs}"] if a_pass else []
+    if config.evil_moe.data.source == "nano":
+        mends += [f"evil_moe.data.train_problems={math.ceil(total / epochs) * batch} (a new run)"]
+    if a_pass:
+        mends += [f"trainer.total_epochs={math.ceil(total / a_pass)} (the same problems again)"]
+    raise ValueError(
+        f"trainer.total_training_steps={total}, but {epochs} pass(es) over {problems} training problems, {batch} a step, give "
+        f"{a_pass * epochs}: set {', or '.join(mends) or f'data.train_batch_size to at most {problems}'}"
+    )

@@ -1,6 +1,7 @@
 """The `evil_moe` node of the config as frozen dataclasses: every switch of the method, with its default.
 
-The YAML files under `configs/` hold differences from these defaults only.
+The YAML files under `configs/` hold differences from these defaults only, and `configs/evil_moe.yaml` the switches of
+policy, data and evaluation, which the method does not read.
 """
 
 from __future__ import annotations

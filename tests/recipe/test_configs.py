@@ -227,11 +227,36 @@ def test_composing_refuses(override: str, message: str):
         (["evil_moe.loophole=run_tests+nope"], r"'nope'; choose one of"),
         (["evil_moe.feature_state=base", "evil_moe.router.feature=gradient"], "choose another state"),
         (["evil_moe.router.learn=false"], r"pin\.weight > 0"),
+        (["trainer.n_gpus_per_node=0"], r"n_gpus_per_node=0: give a whole number from 1"),
+        (["trainer.total_training_steps=null"], r"total_training_steps=None: give a whole number"),
+        (
+            ["actor_rollout_ref.rollout.tensor_model_parallel_size=2"],
+            r"1 ranks .* engines of 2 .*lower these",
+        ),
+        (["trainer.n_gpus_per_node=80"], r"80 ranks .* share the \d+ sides .*fewer ranks"),
+        (["actor_rollout_ref.actor.ppo_mini_batch_size=6"], r"ppo_mini_batch_size=6 must divide .*=10"),
+        (["actor_rollout_ref.actor.ppo_mini_batch_size=20"], r"ppo_mini_batch_size=20 must divide .*=10"),
+        (["actor_rollout_ref.rollout.max_model_len=239"], r"max_model_len=239 .* raise it to 240"),
+        (["algorithm.rollout_correction.bypass_mode=true"], r"bypass_mode=True: .* written for False"),
+        (["trainer.resume_mode=disable"], r"resume_mode=disable: .* written for auto"),
+        (["trainer.v1.trainer_mode=sync"], r"trainer_mode=sync: .* written for evil_moe_sync"),
+        (["actor_rollout_ref.rollout.name=sglang"], r"rollout\.name=sglang: .* written for vllm"),
+        (["algorithm.adv_estimator=gae"], r"adv_estimator=gae: .* written for grpo"),
     ],
 )
 def test_checks_refuse(overrides: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         check_config(compose(overrides))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_takes_the_files_that_data_prepare_writes(preset: str):
+    files = (
+        "evil_moe.data.source=files",
+        "evil_moe.data.train=a.jsonl.gz",
+        "evil_moe.data.evaluation=b.jsonl.gz",
+    )
+    assert compose([f"preset={preset}", *files]).evil_moe.data.train == "a.jsonl.gz"
 
 
 def test_export_ranks_of_the_presets_follow_from_the_adapter():
