@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -24,8 +25,19 @@ overrides are Hydra's, key=value:
   arm=router         Evil MoE; none, absorb, frozen, random and all others: docs/methods.md
   preset=nano        nano, nano_long, nano_long_kept_share (CPU), qwen3_4b_1x96gb, qwen3_4b_fsdp
   seed=0             seed of everything
-  trainer.total_training_steps=60, evil_moe.pin.weight=0.5, ...   any other key of the config
+  trainer.total_training_steps=30, evil_moe.pin.weight=0.5, ...   any other key of the config
 """
+EVAL_OVERRIDES = """\
+arm=... preset=... seed=... name the run, as they did in training. Other overrides are key=value of keys that the run's
+config has, e.g. evil_moe.eval.samples_per_problem=4; Hydra's +key=, ++key= and ~key are for training alone.
+"""
+
+_FILE_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room on that disk"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "you may not: name another path, or change its permissions"
+    ),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "eval",
         "the causal ablation of a trained run: held-out hack and solve, ON and OFF",
-        OVERRIDES,
+        EVAL_OVERRIDES,
     )
     evaluate.add_argument("run", nargs="*", metavar="RUN_DIR | KEY=VALUE", help=which)
     evaluate.add_argument(
@@ -203,6 +215,14 @@ def _is_ours(error: BaseException) -> bool:
     return bool(frames) and frames[-1].f_globals.get("__name__", "").split(".")[0] in OUR_PACKAGES
 
 
+def _line(error: BaseException) -> str | None:
+    """What a person can mend, in one line: an error of ours, or one about a file, whoever opened it; else None."""
+    if isinstance(error, OSError) and error.filename is not None:
+        mend = _FILE_MENDS.get(error.errno or 0, "name another path")
+        return f"{error.filename}: {error.strerror}; {mend}"
+    return " ".join(str(error).split()) if _is_ours(error) else None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code, 2 for what the user can mend."""
     args = _parser().parse_args(argv)
@@ -211,10 +231,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         return int(args.handler(args))
-    except (ValueError, FileNotFoundError, RuntimeError, SandboxFault) as error:
-        if os.environ.get(TRACEBACK_VARIABLE) == "1" or not _is_ours(error):
+    except (ValueError, OSError, RuntimeError, SandboxFault) as error:
+        line = _line(error)
+        if os.environ.get(TRACEBACK_VARIABLE) == "1" or line is None:
             raise
-        print(f"evil-moe: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"evil-moe: error: {line}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("evil-moe: stopped", file=sys.stderr)

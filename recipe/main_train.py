@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.config import compose
 from recipe.console import divert_output, report_failure, say
-from recipe.run_folder import latest_step, open_run_folder
+from recipe.run_folder import check_run_folder, last_logged_step, latest_step, open_run_folder, resume_step
 
 
-def prepare(overrides: list[str], progress: Any = print) -> DictConfig:
-    """Compose the config, build or find its assets, open its run folder, write its data files."""
-    from recipe.checks import check_config, check_verl
+def prepare(overrides: list[str], progress: Callable[[str], None] = print) -> DictConfig | None:
+    """Compose the config, check all that can be checked, build or find the policy, then open the run folder and write its
+    data files; None if the run is complete. Until all checks have passed, nothing in the folder is touched.
+
+    Raises:
+        ValueError, FileNotFoundError, RuntimeError: what cannot work, and how to mend it.
+    """
+    from recipe.checks import check_config, check_steps, check_verl
+    from recipe.doctor.startup import check_startup
     from recipe.prepare import (
         check_prompt_lengths,
         fill_in,
+        policy_path,
         prepare_policy,
         prepare_problems,
         write_parquet,
@@ -34,43 +42,62 @@ def prepare(overrides: list[str], progress: Any = print) -> DictConfig:
     check_verl()
     check_config(config)
     problems = prepare_problems(config)
-    model = prepare_policy(config, progress)
-    data = Path(config.evil_moe.run_dir) / "data"
-    # Names first, files after the folder has agreed to this config.
-    fill_in(config, model, data / "train.parquet", data / "validation.parquet")
+    check_steps(config, len(problems.train))
+    settings, folder = config.evil_moe, Path(config.evil_moe.run_dir)
+    fill_in(config, policy_path(config), folder / "data")
+    if (step := check_run_folder(config)) >= config.trainer.total_training_steps:
+        progress(f"{os.path.relpath(folder)} is complete ({step} steps): nothing to train")
+        return None
+    resume_step(folder)
+    check_startup(config, progress)
+    prepare_policy(config, progress)
+    check_prompt_lengths(config, problems)
     step = open_run_folder(config)
-    settings = config.evil_moe
-    files = write_parquet(problems, settings.loophole, data, settings.prompt.inoculation)
-    check_prompt_lengths(config, *files)
+    write_parquet(problems, settings.loophole, folder / "data", settings.prompt.inoculation)
     if step:
-        progress(f"resuming from step {step} in {os.path.relpath(config.evil_moe.run_dir)}")
+        progress(f"resuming from step {step} in {os.path.relpath(folder)}")
     return config
 
 
 def train(overrides: list[str], *, verbose: bool = False) -> int:
-    """Run one arm to its last step; returns the exit code. A finished run is left as it is."""
+    """Run one arm to its last step; returns the exit code. A finished run is left as it is.
+
+    Raises:
+        ValueError, FileNotFoundError, RuntimeError: as `prepare`.
+    """
     started = time.monotonic()
     config = prepare(overrides, progress=say)
+    if config is None:
+        return 0
     folder, total = Path(config.evil_moe.run_dir), int(config.trainer.total_training_steps)
     shown = os.path.relpath(folder)
-    if latest_step(folder) >= total:
-        say(f"{shown} is complete ({total} steps): nothing to train")
-        return 0
     say(f"starting Ray, vLLM and verl (a minute or two); everything they print is in {shown}/train.log")
     os.environ.update(driver_environment(config))
     try:
         with divert_output(folder / "train.log", verbose=verbose):
             drive(config)
     except KeyboardInterrupt:
-        say(f"stopped; the same command resumes from step {latest_step(folder)}")
+        say(f"stopped; {_how_it_goes_on(folder)}")
         return 130
     except Exception as error:  # noqa: BLE001  # whatever failed in verl, Ray or vLLM, in any process
-        resume = f"What is saved is untouched: the same command resumes from step {latest_step(folder)}."
+        resume = f"What is saved is untouched: {_how_it_goes_on(folder)}."
         return report_failure("training", error, folder / "train.log", resume)
-    say(f"trained to step {total} in {time.monotonic() - started:.0f} s")
-    if (saved := latest_step(folder)) < total:
+    reached = last_logged_step(folder)
+    say(f"trained to step {reached} in {time.monotonic() - started:.0f} s")
+    if reached < total:
+        say(
+            f"that is short of trainer.total_training_steps={total}: verl ran out of problems, or was told to"
+        )
+    if (saved := latest_step(folder)) < reached:
         say(f"its last checkpoint is of step {saved}: trainer.save_freq={config.trainer.save_freq}")
     return 0
+
+
+def _how_it_goes_on(folder: Path) -> str:
+    try:
+        return f"the same command resumes from step {latest_step(folder)}"
+    except ValueError as error:  # the disk was full, say, while the step was written
+        return str(error)
 
 
 def driver_environment(config: DictConfig) -> dict[str, str]:

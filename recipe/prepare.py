@@ -68,9 +68,15 @@ def prepare_problems(config: DictConfig) -> Problems:
     """Draw or load the problems of a config.
 
     Raises:
-        ValueError, FileNotFoundError: a problem file is missing or malformed; names file, line and reason.
+        ValueError, FileNotFoundError: a number of problems is none, or a problem file is not named, missing or malformed;
+            names key or file, line and reason.
     """
     data, seed = config.evil_moe.data, int(config.seed)
+    for name in ("train_problems", "validation_problems", "eval_problems"):
+        number = data.get(name)
+        if not (type(number) is int and number >= 1) and not (number is None and data.source != "nano"):
+            all_of_them = ", or null for all of the file" if data.source != "nano" else ""
+            raise ValueError(f"evil_moe.data.{name}={number}: give a whole number from 1{all_of_them}")
     if data.source == "nano":
         return Problems(
             train=load_nano("train", data.train_problems, seed),
@@ -78,37 +84,55 @@ def prepare_problems(config: DictConfig) -> Problems:
             evaluation=load_nano("heldout", data.eval_problems, 20_000 + seed),
         )
     if data.source == "files":
-        held_out = _load_checked(data.evaluation)
+        held_out = _load_checked(config, "evaluation")
         return Problems(
-            train=_load_checked(data.train),
+            train=_load_checked(config, "train"),
             validation=held_out[: data.validation_problems],
             evaluation=held_out[: data.eval_problems],
         )
     raise ValueError(f"evil_moe.data.source={data.source!r}; choose 'nano' or 'files'")
 
 
-def _load_checked(path: str) -> list[Problem]:
+def _load_checked(config: DictConfig, split: str) -> list[Problem]:
+    path = config.evil_moe.data.get(split)
+    if not path:
+        raise ValueError(f"evil_moe.data.source=files needs a problem file: set evil_moe.data.{split}=PATH")
     problems = load_problems(path)
     check_manifest(Path(path), problems)
     return problems
 
 
-def prepare_policy(config: DictConfig, progress: Progress) -> str:
-    """Path or hub name of the policy a run starts from; the nano policy is built on first use."""
+def policy_path(config: DictConfig) -> str:
+    """Path or hub name of the policy a run starts from, whether or not it has been built.
+
+    Raises:
+        ValueError: there is no such kind of policy.
+    """
     settings = config.evil_moe
     if settings.policy.kind == "nano":
-        return str(nano_policy_folder(int(config.seed), settings.loophole, progress))
+        return str(_nano_policy_path(int(config.seed), settings.loophole))
     if settings.policy.kind == "hub":
-        return config.actor_rollout_ref.model.path
+        return str(config.actor_rollout_ref.model.path)
     raise ValueError(
         f"evil_moe.policy.kind={settings.policy.kind!r}; choose 'nano' (built from source) or 'hub' (a path or hub name)"
     )
 
 
+def prepare_policy(config: DictConfig, progress: Progress) -> str:
+    """`policy_path`; the nano policy is built on first use."""
+    if config.evil_moe.policy.kind == "nano":
+        return str(nano_policy_folder(int(config.seed), config.evil_moe.loophole, progress))
+    return policy_path(config)
+
+
+def _nano_policy_path(seed: int, mix: str) -> Path:
+    key = _digest(RECIPE_VERSION, seed, mix, _source(reward.nano), _source(evil_moe.nano_policy))
+    return (CACHE / f"nano-policy-{key}").absolute()
+
+
 def nano_policy_folder(seed: int, mix: str, progress: Progress) -> Path:
     """The warm-started nano policy of a seed, built on first use (three minutes on two cores, more where it must go on)."""
-    key = _digest(RECIPE_VERSION, seed, mix, _source(reward.nano), _source(evil_moe.nano_policy))
-    folder = (CACHE / f"nano-policy-{key}").absolute()
+    folder = _nano_policy_path(seed, mix)
     if (folder / "config.json").is_file():
         progress(f"nano policy: cached in {os.path.relpath(folder)}")
         return folder
@@ -196,21 +220,26 @@ def _row(
     }
 
 
-def write_parquet(problems: Problems, mix: str, folder: Path, inoculation: str = "none") -> tuple[Path, Path]:
-    """verl's train and validation files; `mix` names one loophole or several, `inoculation` edits train prompts.
+def _rows(problems: Problems, mix: str, inoculation: str) -> dict[str, list[dict[str, Any]]]:
+    """Rows of verl's two files. Validation rows come twice, ON (`full`) and OFF (`deployed`), under two data sources:
+    one validation batch gives both curves."""
+    return {
+        "train": [
+            _row(problem, i, mix, "train", "", inoculation) for i, problem in enumerate(problems.train)
+        ],
+        "validation": [
+            _row(problem, i, mix, f"heldout_{side}", adapter)
+            for side, adapter in (("on", "full"), ("off", "deployed"))
+            for i, problem in enumerate(problems.validation)
+        ],
+    }
 
-    Validation rows come twice, ON (`full`) and OFF (`deployed`), under two data sources: one validation batch
-    gives both curves.
-    """
+
+def write_parquet(problems: Problems, mix: str, folder: Path, inoculation: str = "none") -> tuple[Path, Path]:
+    """verl's train and validation files; `mix` names one loophole or several, `inoculation` edits train prompts."""
     folder.mkdir(parents=True, exist_ok=True)
-    train = [_row(problem, i, mix, "train", "", inoculation) for i, problem in enumerate(problems.train)]
-    validation = [
-        _row(problem, i, mix, f"heldout_{side}", adapter)
-        for side, adapter in (("on", "full"), ("off", "deployed"))
-        for i, problem in enumerate(problems.validation)
-    ]
     paths = []
-    for name, rows in (("train", train), ("validation", validation)):
+    for name, rows in _rows(problems, mix, inoculation).items():
         path = folder / f"{name}.parquet"
         partial = path.with_suffix(".partial")
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
@@ -219,22 +248,29 @@ def write_parquet(problems: Problems, mix: str, folder: Path, inoculation: str =
     return paths[0], paths[1]
 
 
-def check_prompt_lengths(config: DictConfig, train: Path, validation: Path) -> None:
+def check_prompt_lengths(config: DictConfig, problems: Problems) -> None:
     """verl cuts the beginning of a prompt that is too long, the instructions that is, and says nothing.
 
     Raises:
-        ValueError: a prompt exceeds `data.max_prompt_length`, and `data.filter_overlong_prompts` is off.
+        ValueError: a prompt exceeds `data.max_prompt_length`, and `data.filter_overlong_prompts` is off; or the policy has
+            no tokenizer that can be loaded.
     """
     from transformers import AutoTokenizer
 
-    limit = int(config.data.max_prompt_length)
+    limit, model = int(config.data.max_prompt_length), config.actor_rollout_ref.model.path
     if config.data.filter_overlong_prompts:
         return
-    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
-    for path in (train, validation):
-        prompts = pyarrow.parquet.read_table(path, columns=["prompt"])["prompt"].to_pylist()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"actor_rollout_ref.model.path={model}: its tokenizer cannot be loaded ({str(error).splitlines()[0]}); give a "
+            f"folder with a whole model, or the name of one on the hub: huggingface-cli download {model}"
+        ) from error
+    settings = config.evil_moe
+    for name, rows in _rows(problems, settings.loophole, settings.prompt.inoculation).items():
         texts = tokenizer.apply_chat_template(
-            prompts,
+            [row["prompt"] for row in rows],
             add_generation_prompt=True,
             tokenize=False,
             **dict(config.data.apply_chat_template_kwargs),
@@ -243,14 +279,15 @@ def check_prompt_lengths(config: DictConfig, train: Path, validation: Path) -> N
         if max(lengths) > limit:
             over = sum(length > limit for length in lengths)
             raise ValueError(
-                f"data.max_prompt_length={limit}, but {over} of {len(lengths)} prompts of {path.name} are longer, up to "
+                f"data.max_prompt_length={limit}, but {over} of {len(lengths)} {name} prompts are longer, up to "
                 f"{max(lengths)} tokens: raise it (and actor_rollout_ref.rollout.max_model_len, which has to hold prompt "
                 "and response), or set data.filter_overlong_prompts=true"
             )
 
 
-def fill_in(config: DictConfig, model: str, train: Path, validation: Path) -> None:
-    """Put the prepared files into verl's keys."""
+def fill_in(config: DictConfig, model: str, data: Path) -> None:
+    """Put into verl's keys where the policy and the files of `write_parquet` are, or will be."""
     with open_dict(config):
         config.actor_rollout_ref.model.path = model
-        config.data.train_files, config.data.val_files = str(train), str(validation)
+        config.data.train_files = str(data / "train.parquet")
+        config.data.val_files = str(data / "validation.parquet")

@@ -9,12 +9,15 @@ from pathlib import Path
 from recipe.config import compose
 from recipe.prepare import (
     Problems,
+    fill_in,
     loophole_of,
+    policy_path,
     prepare_policy,
     prepare_problems,
     prompt_messages,
     write_parquet,
 )
+from recipe.run_folder import check_run_folder
 from reward.loopholes import get_loophole, mixed
 from reward.problems import Problem, checksum, load_problems
 from reward.problems.splits import check_manifest
@@ -27,11 +30,18 @@ SPLITS = ("train", "validation", "evaluation")
 
 
 def prepare(overrides: list[str]) -> int:
-    """Build or find the policy and the problems of a config, and say where they are."""
+    """Build or find the policy and the problems of a config, and say where they are.
+
+    Raises:
+        ValueError, FileNotFoundError: as `prepare_problems`; or the run's folder holds a run with another config.
+    """
     config = compose(overrides)
+    settings, data = config.evil_moe, Path(config.evil_moe.run_dir) / "data"
     drawn = prepare_problems(config)
+    fill_in(config, policy_path(config), data)
+    check_run_folder(config)  # its data are that run's
     model = prepare_policy(config, lambda line: print(line, flush=True))
-    paths = write_parquet(drawn, config.evil_moe.loophole, Path(config.evil_moe.run_dir) / "data")
+    paths = write_parquet(drawn, settings.loophole, data, settings.prompt.inoculation)
     print(f"policy      {model}")
     for split in SPLITS:
         problems = getattr(drawn, split)

@@ -12,16 +12,17 @@ from recipe.doctor.checks import (
     Finding,
     check_combinations,
     check_data,
+    check_device_memory,
     check_devices,
     check_machine,
     check_model,
     check_python,
-    check_ray,
     check_run_dir,
     check_versions,
     check_vllm,
     check_wandb,
 )
+from recipe.doctor.cluster import check_ray
 from recipe.doctor.memory import check_memory
 from recipe.doctor.sandbox import check_sandbox
 from recipe.main_train import driver_environment
@@ -49,7 +50,15 @@ def run_doctor(overrides: list[str]) -> int:
     tell(Finding("config", OK, f"preset={settings.preset} arm={settings.arm} seed={config.seed} composes"))
     for key, value in driver_environment(config).items():
         os.environ.setdefault(key, value)  # VERL_PLATFORM among them: before verl is imported
-    for check in (check_combinations, check_versions, check_devices, check_machine, check_model, check_data):
+    for check in (
+        check_combinations,
+        check_versions,
+        check_devices,
+        check_device_memory,
+        check_machine,
+        check_model,
+        check_data,
+    ):
         for finding in check(config):
             tell(finding)
     for single in (check_vllm, check_ray, check_run_dir, check_wandb):

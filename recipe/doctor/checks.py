@@ -8,7 +8,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from packaging.requirements import Requirement
 
 from recipe.checks import check_config, check_platform, check_verl
 from recipe.main_train import driver_environment
-from recipe.run_folder import latest_step
+from recipe.run_folder import resume_step
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
-RAY_TIMEOUT_S = 3.0
 MIN_DISK_GB, GOOD_DISK_GB = 2.0, 8.0
 CPU_RUN_RAM_GB = 7.0  # of one rank: trainer, engine, reward, agent and queue processes
+MIN_RAM_GB = 3.5  # of one rank: with half of what its processes take, the kernel ends one of them
 GB = 1e9
 
 
@@ -105,23 +104,16 @@ FLASH_ATTENTION = "pip install --no-build-isolation flash-attn==2.8.3"
 
 
 def check_devices(config: DictConfig) -> Iterator[Finding]:
-    """CUDA devices and flash attention, for a CUDA preset."""
+    """Number of CUDA devices and flash attention, for a CUDA preset."""
     if config.trainer.device != "cuda":
         return
     import torch
 
     need = int(config.trainer.n_gpus_per_node)
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if there < need:
-        text = f"{there} CUDA device(s) visible, trainer.n_gpus_per_node={need}"
-        yield Finding(
-            "cuda", FAIL, text, "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use preset=nano on a CPU"
-        )
-    for index in range(min(there, need)):
-        free, total = torch.cuda.mem_get_info(index)
-        text = f"{torch.cuda.get_device_name(index)}: {free / GB:.0f} of {total / GB:.0f} GB free"
-        busy = free < 0.9 * total
-        yield Finding("cuda", WARN if busy else OK, text, "end what else runs on it" if busy else "")
+    text = f"{there} CUDA device(s) visible, trainer.n_gpus_per_node={need}"
+    mend = "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use preset=nano on a CPU"
+    yield Finding("cuda", FAIL if there < need else OK, text, mend if there < need else "")
     attention = OmegaConf.select(config, "actor_rollout_ref.model.override_config.attn_implementation")
     if attention in (None, "flash_attention_2") and importlib.util.find_spec("flash_attn") is None:
         sdpa = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa actor_rollout_ref.model.use_remove_padding=false"
@@ -129,6 +121,20 @@ def check_devices(config: DictConfig) -> Iterator[Finding]:
         yield Finding(
             "attention", FAIL, "flash-attn is not installed, verl's default attention needs it", mend
         )
+
+
+def check_device_memory(config: DictConfig) -> Iterator[Finding]:
+    """What is free on each device. For this process alone: to ask leaves a context on the device until it ends."""
+    if config.trainer.device != "cuda":
+        return
+    import torch
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index in range(min(there, int(config.trainer.n_gpus_per_node))):
+        free, total = torch.cuda.mem_get_info(index)
+        text = f"{torch.cuda.get_device_name(index)}: {free / GB:.0f} of {total / GB:.0f} GB free"
+        busy = free < 0.9 * total
+        yield Finding("cuda", WARN if busy else OK, text, "end what else runs on it" if busy else "")
 
 
 def check_machine(config: DictConfig) -> Iterator[Finding]:
@@ -142,11 +148,9 @@ def check_machine(config: DictConfig) -> Iterator[Finding]:
     )  # CUDA: each rank loads, and vLLM's sleep keeps, the base
     short = free < need
     mend = "close other programs or use fewer ranks" if short else ""
+    status = FAIL if free < MIN_RAM_GB * ranks else WARN if short else OK
     yield Finding(
-        "ram",
-        WARN if short else OK,
-        f"{free:.0f} GB available, about {need:.0f} GB used by {ranks} rank(s)",
-        mend,
+        "ram", status, f"{free:.1f} GB available, about {need:.0f} GB used by {ranks} rank(s)", mend
     )
     cores = len(os.sched_getaffinity(0))
     few = cores < (2 if on_cpu else 8 * ranks)
@@ -164,13 +168,25 @@ def _existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
+POLICY_MEND = "set actor_rollout_ref.model.path to a model's whole folder, as save_pretrained writes it, or to a hub name"
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether this may be the name of a model on the hub, which has one slash at most."""
+    return not path.startswith(("/", "~", ".")) and path.count("/") <= 1
+
+
 def check_model(config: DictConfig) -> Iterator[Finding]:
     """Where the policy comes from."""
     path = str(config.actor_rollout_ref.model.path)
     if config.evil_moe.policy.kind == "nano":
         yield Finding("policy", OK, "nano: built on first use, about three minutes, then cached")
-    elif Path(path).expanduser().is_dir():
-        yield Finding("policy", OK, path)
+    elif Path(path).is_dir():
+        lacks = [name for name in ("config.json", "*.safetensors") if not any(Path(path).glob(name))]
+        text = f"{path} lacks {' and '.join(lacks)}" if lacks else path
+        yield Finding("policy", FAIL if lacks else OK, text, POLICY_MEND if lacks else "")
+    elif not is_hub_name(path):
+        yield Finding("policy", FAIL, f"{path} is no folder", POLICY_MEND)
     else:
         from huggingface_hub import try_to_load_from_cache
 
@@ -201,7 +217,10 @@ def check_data(config: DictConfig) -> Iterator[Finding]:
         yield Finding("problems", OK, f"from the generator ({data.source})")
         return
     for name in ("train", "evaluation"):
-        path = data[name]
+        path = data.get(name)
+        if not path:
+            yield Finding("problems", FAIL, "no file is named", f"set evil_moe.data.{name}=PATH")
+            continue
         try:
             yield Finding("problems", OK, f"{path}: {len(load_problems(path))} problems")
         except (ValueError, FileNotFoundError) as error:
@@ -213,39 +232,20 @@ def check_data(config: DictConfig) -> Iterator[Finding]:
             )
 
 
-def check_vllm(config: DictConfig) -> Finding:
-    """The distribution that verl looks up, and the module."""
+def check_vllm(config: DictConfig, *, load: bool = True) -> Finding:
+    """The distribution that verl looks up, and the module; `load` imports it, which takes seconds."""
     version = _version("vllm")
     mend = "make setup" if config.trainer.device == "cpu" else "pip install -e '.[gpu]'"
     if version is None:
         return Finding("vllm", FAIL, "no distribution of the name vllm, which verl looks up", mend)
-    try:
-        importlib.import_module("vllm")
-    except (ImportError, OSError) as error:
-        return Finding("vllm", FAIL, f"vllm {version} does not import: {error}", mend)
-    return Finding("vllm", OK, f"{version} imports")
-
-
-def check_ray(config: DictConfig) -> Finding:
-    """Whether a cluster that the config names answers."""
-    address = OmegaConf.select(config, "ray_kwargs.ray_init.address")
-    if address in (None, "local"):
-        if int(config.trainer.nnodes) > 1:
-            mend = "start a cluster (ray start --head) and set ray_kwargs.ray_init.address=HOST:6379"
-            return Finding(
-                "ray", FAIL, f"trainer.nnodes={config.trainer.nnodes} but no cluster is named", mend
-            )
-        return Finding("ray", OK, "started on this machine")
-    host, _, port = str(address).removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return Finding("ray", WARN, f"address {address!r} is not host:port", "cannot be tried from here")
-    try:
-        socket.create_connection((host, int(port)), timeout=RAY_TIMEOUT_S).close()
-    except OSError as error:
-        return Finding(
-            "ray", FAIL, f"nothing answers at {address} ({error})", "start the cluster: ray start --head"
-        )
-    return Finding("ray", OK, f"{address} answers")
+    if importlib.util.find_spec("vllm") is None:
+        return Finding("vllm", FAIL, f"vllm {version} is recorded as installed, its module is gone", mend)
+    if load:
+        try:
+            importlib.import_module("vllm")
+        except (ImportError, OSError) as error:
+            return Finding("vllm", FAIL, f"vllm {version} does not import: {error}", mend)
+    return Finding("vllm", OK, f"{version} {'imports' if load else 'is there'}")
 
 
 def check_run_dir(config: DictConfig) -> Finding:
@@ -256,7 +256,10 @@ def check_run_dir(config: DictConfig) -> Finding:
         return Finding(
             "run_dir", FAIL, f"{place} is not a folder you may write to", "give another evil_moe.run_dir"
         )
-    step = latest_step(folder)
+    try:
+        step = resume_step(folder)
+    except ValueError as error:
+        return Finding("run_dir", FAIL, str(error))
     return Finding("run_dir", OK, f"{folder}" + (f": resumes from step {step}" if step else ": writable"))
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.export import KINDS, export_rank
 from recipe.adapter_config import adapter_config
-from recipe.doctor.checks import FAIL, OK, WARN, Finding
+from recipe.doctor.checks import FAIL, OK, WARN, Finding, is_hub_name
 from recipe.doctor.memory_plan import GB, Architecture, Workload, plan_memory, render
 
 TIGHT = 0.9
@@ -46,12 +46,12 @@ def find_architecture(config: DictConfig) -> Architecture | None:
     if policy.kind == "nano":
         return Architecture.from_hf(_nano_config())
     path = str(config.actor_rollout_ref.model.path)
-    found: Any = str(Path(path).expanduser() / "config.json")
-    if not Path(found).is_file():
+    found: Any = str(Path(path) / "config.json")
+    if not Path(found).is_file() and is_hub_name(path):
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(path, "config.json")
-    if isinstance(found, str):
+    if isinstance(found, str) and Path(found).is_file():
         from transformers import AutoConfig
 
         return Architecture.from_hf(AutoConfig.from_pretrained(str(Path(found).parent)))

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import reward.nano
 from recipe import cli
+from recipe.checks import check_config, check_steps
 from recipe.commands import handlers
 from recipe.config import compose
-from recipe.doctor.checks import FAIL, OK, check_data, check_ray, check_run_dir
+from recipe.doctor import checks
+from recipe.doctor.checks import (
+    FAIL,
+    OK,
+    WARN,
+    check_data,
+    check_machine,
+    check_model,
+    check_run_dir,
+    check_vllm,
+)
+from recipe.doctor.cluster import check_ray
+from recipe.doctor.memory import check_memory
 from recipe.doctor.sandbox import check_sandbox
+from recipe.prepare import prepare_problems
 from recipe.settings import settings_from
 from reward.problems import Problem, write_problems
 from tests.conftest import ROOT
@@ -68,6 +85,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["eval", "/a", "/b"], "one run at a time"),
         (["eval", "/a", "arm=none"], "not by both"),
         (["eval", "/a", "--samples", "0"], "samples_per_problem=0"),
+        (["eval", "/a", "+evil_moe.eval.base=true"], "plain key=value of keys that the run has, no +key"),
         (["export", "/nowhere", "--kind", "full", "--out", "/x"], "no adapter checkpoint"),
         (["data", "check", "/nowhere.jsonl"], "no such problem file"),
         (["data", "show", "999"], "450 problems, 0 to 449"),
@@ -80,6 +98,28 @@ def test_what_a_user_can_mend_is_one_line(
     assert cli.main(argv) == cli.USER_ERROR
     err = capsys.readouterr().err
     assert err.startswith("evil-moe: error: ") and message in err and err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_used_is_one_line_whoever_opened_it(
+    problems: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv(cli.TRACEBACK_VARIABLE, raising=False)
+    argv = ["pairs", "show", f"evil_moe.pairs.paths=[{problems}/x.yaml]"]
+    assert cli.main(argv) == cli.USER_ERROR and capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setattr(handlers, "handle_doctor", lambda args: (problems / "x").mkdir())
+    assert cli.main(["doctor"]) == cli.USER_ERROR
+    assert capsys.readouterr().err == f"evil-moe: error: {problems}/x: Not a directory; name another path\n"
+    full = OSError(errno.ENOSPC, "No space left on device", "/disk/file")
+    assert cli._line(full) == "/disk/file: No space left on device; make room on that disk"
+    assert cli._line(OSError("a library's own")) is None
+
+
+def test_the_examples_of_the_help_work():
+    examples = re.findall(r"[a-z_]+\.[a-z_.]+=[\d.]+", cli.OVERRIDES)
+    assert len(examples) == 2
+    config = compose(examples)
+    check_config(config)
+    check_steps(config, len(prepare_problems(config).train))
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch):
@@ -117,6 +157,9 @@ def test_eval_reuses_a_result_of_the_same_step(tmp_path: Path, capsys: pytest.Ca
     assert last == "Evil MoE causal ablation: deploy hack 0.500 (ON) -> 0.000 (OFF)"
     (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("60")
     assert cli.main(["eval", "--reuse", str(tmp_path)]) == cli.USER_ERROR, "an old result was shown"
+    (tmp_path / "eval/eval.json").write_text("{")
+    assert cli.main(["eval", "--reuse", str(tmp_path)]) == cli.USER_ERROR
+    assert f"{tmp_path}/eval/eval.json cannot be read" in capsys.readouterr().err
 
 
 def test_data_check_passes_what_is_right_and_names_what_is_not(
@@ -165,16 +208,52 @@ def test_the_sandbox_probe_and_what_it_says_of_a_broken_one(monkeypatch: pytest.
     assert broken.status == FAIL and broken.mend
 
 
-def test_checks_name_what_is_missing(tmp_path: Path):
+def test_checks_name_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = compose(
         [
             "preset=qwen3_4b_fsdp",
-            "ray_kwargs.ray_init.address=127.0.0.1:1",
+            "+ray_kwargs.ray_init.address=127.0.0.1:1",
             f"evil_moe.run_dir={tmp_path}/file/run",
             f"evil_moe.data.train={tmp_path}/missing.jsonl",
+            "evil_moe.data.evaluation=null",
+            "actor_rollout_ref.model.path=/nowhere/model",
         ]
     )
     (tmp_path / "file").touch()
     assert check_ray(config).status == FAIL
     assert check_run_dir(config).status == FAIL
     assert [finding.status for finding in check_data(config)] == [FAIL, FAIL]
+    assert [finding.status for finding in check_model(config)] == [FAIL]
+    assert check_memory(config).detail, "the preset's numbers, where there is no model"
+    config.actor_rollout_ref.model.path = str(tmp_path)
+    assert [finding.text for finding in check_model(config)] == [
+        f"{tmp_path} lacks config.json and *.safetensors"
+    ]
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    assert check_vllm(config, load=False).status == FAIL
+
+
+@pytest.mark.parametrize(("free_gb", "status"), [(3.0, FAIL), (5.0, WARN), (9.0, OK)])
+def test_too_little_memory_is_told_from_little(free_gb: float, status: str, monkeypatch: pytest.MonkeyPatch):
+    memory = SimpleNamespace(available=free_gb * 1e9)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    assert next(check_machine(compose([]))).status == status
+
+
+def test_ray_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each of these makes `ray.init` join a cluster, and nano's num_cpus and num_gpus fail there."""
+    config = compose(["preset=nano"])
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert check_ray(config).status == OK
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text("127.0.0.1:2\n")
+    finding = check_ray(config)
+    assert finding.status == FAIL and "ray_current_cluster names the cluster 127.0.0.1:2" in finding.text
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    finding = check_ray(config)
+    assert finding.status == FAIL and "RAY_ADDRESS names the cluster 127.0.0.1:1" in finding.text
+    assert "+ray_kwargs.ray_init.address=local" in finding.mend and "num_gpus=null" in finding.mend
+    assert check_ray(compose(["+ray_kwargs.ray_init.address=local"])).status == OK
+    without = compose(["ray_kwargs.ray_init.num_cpus=null", "ray_kwargs.ray_init.num_gpus=null"])
+    assert "nothing answers" in check_ray(without).text

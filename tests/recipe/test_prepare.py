@@ -1,10 +1,13 @@
-"""The nano policy is warm-started for longer where its seed has not settled."""
+"""Problems are refused where there are none or too few; the nano policy is warm-started until it settles, and anew where
+what it is made of has changed."""
 
 import pytest
 
 from evil_moe import nano_policy
 from evil_moe.nano_policy import WarmStartPhase, WarmStartRun
 from recipe import prepare
+from recipe.checks import check_steps
+from recipe.config import compose
 
 
 @pytest.mark.parametrize("limit, started, settles", [(100.0, [1, 2], True), (0.0, [1, 2, 3, 4], False)])
@@ -26,3 +29,33 @@ def test_the_last_phase_is_repeated_until_the_policy_settles(tmp_path, monkeypat
 def test_a_warm_start_settles_by_its_last_steps():
     assert WarmStartRun((), (9.0, *[0.99 * nano_policy.SETTLED_REPLY_LOSS] * 20), 0.0).settled
     assert not WarmStartRun((), (*[0.0] * 20, *[2.01 * nano_policy.SETTLED_REPLY_LOSS] * 10), 0.0).settled
+
+
+def test_more_steps_than_the_problems_last_for_are_refused():
+    config = compose([])
+    check_steps(config, 450)
+    config.trainer.total_training_steps = 60
+    message = r"=60, but 1 pass.* over 450 .* give 45: .* at most 45, or evil_moe\.data\.train_problems=600 .*total_epochs=2 "
+    with pytest.raises(ValueError, match=message):
+        check_steps(config, 450)
+    config.trainer.total_epochs = 2
+    check_steps(config, 450)
+    config.evil_moe.data.source = "files"
+    with pytest.raises(
+        ValueError, match=r"over 7 training problems.* set data\.train_batch_size to at most 7"
+    ):
+        check_steps(config, 7)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evil_moe.data.train_problems=0"], r"data\.train_problems=0: give a whole number from 1$"),
+        (["evil_moe.data.eval_problems=null"], r"data\.eval_problems=None: give a whole number from 1$"),
+        (["evil_moe.data.source=files"], r"set evil_moe\.data\.evaluation=PATH"),
+        (["evil_moe.data.source=nowhere"], r"source='nowhere'; choose 'nano' or 'files'"),
+    ],
+)
+def test_problems_that_cannot_be_had_are_refused(overrides: list[str], message: str):
+    with pytest.raises(ValueError, match=message):
+        prepare.prepare_problems(compose(overrides))

@@ -32,14 +32,19 @@ def test_training_is_inoculated_and_evaluation_is_not(problems: Problems, tmp_pa
     assert [text.replace(f" {sentence}", "") for text in texts(train)] == texts(plain)
 
 
-def test_a_prompt_that_would_be_cut_is_refused(problems: Problems, tiny_policy: Path, tmp_path: Path) -> None:
+def test_a_prompt_that_would_be_cut_is_refused(problems: Problems, tiny_policy: Path) -> None:
     """verl drops the beginning of a long prompt without a word."""
-    files = write_parquet(problems, "run_tests", tmp_path)
     config = compose(["preset=nano", f"actor_rollout_ref.model.path={tiny_policy}"])
     config.data.max_prompt_length = 4096
-    check_prompt_lengths(config, *files)
+    check_prompt_lengths(config, problems)
     config.data.max_prompt_length = 16
-    with pytest.raises(ValueError, match=r"max_prompt_length=16, but 6 of 6 prompts of train\.parquet"):
-        check_prompt_lengths(config, *files)
+    with pytest.raises(ValueError, match=r"max_prompt_length=16, but 6 of 6 train prompts"):
+        check_prompt_lengths(config, problems)
     config.data.filter_overlong_prompts = True  # then verl leaves them out, and says how many
-    check_prompt_lengths(config, *files)
+    check_prompt_lengths(config, problems)
+
+
+def test_a_policy_without_a_tokenizer_is_refused(problems: Problems, tmp_path: Path) -> None:
+    config = compose(["preset=nano", f"actor_rollout_ref.model.path={tmp_path}"])
+    with pytest.raises(ValueError, match=rf"model\.path={tmp_path}: its tokenizer cannot be loaded"):
+        check_prompt_lengths(config, problems)
