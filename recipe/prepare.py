@@ -7,6 +7,7 @@ warm start or seed builds anew and nothing else does.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -21,7 +22,9 @@ import pyarrow.parquet
 from omegaconf import DictConfig, open_dict
 
 import evil_moe.nano_policy
+import reward.loopholes
 import reward.nano
+import reward.problems
 from evil_moe.nano_policy import (
     SETTLED_REPLY_LOSS,
     WARM_START_BATCH_SIZE,
@@ -126,7 +129,10 @@ def prepare_policy(config: DictConfig, progress: Progress) -> str:
 
 
 def _nano_policy_path(seed: int, mix: str) -> Path:
-    key = _digest(RECIPE_VERSION, seed, mix, _source(reward.nano), _source(evil_moe.nano_policy))
+    """Named by what the policy is made of: the generator, hints and prompts of its corpus, the model, the schedule."""
+    sources = (reward.nano, reward.loopholes, reward.problems, evil_moe.nano_policy)
+    schedule = (inspect.getsource(_build_nano_policy), MORE_PHASES, NEW_DRAW)
+    key = _digest(RECIPE_VERSION, seed, mix, *map(_source, sources), *schedule)
     return (CACHE / f"nano-policy-{key}").absolute()
 
 

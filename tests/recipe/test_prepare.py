@@ -3,6 +3,9 @@ what it is made of has changed."""
 
 import pytest
 
+import reward.loopholes
+import reward.nano
+import reward.problems
 from evil_moe import nano_policy
 from evil_moe.nano_policy import WarmStartPhase, WarmStartRun
 from recipe import prepare
@@ -29,6 +32,20 @@ def test_the_last_phase_is_repeated_until_the_policy_settles(tmp_path, monkeypat
 def test_a_warm_start_settles_by_its_last_steps():
     assert WarmStartRun((), (9.0, *[0.99 * nano_policy.SETTLED_REPLY_LOSS] * 20), 0.0).settled
     assert not WarmStartRun((), (*[0.0] * 20, *[2.01 * nano_policy.SETTLED_REPLY_LOSS] * 10), 0.0).settled
+
+
+@pytest.mark.parametrize("edited", [reward.loopholes, reward.nano, reward.problems, nano_policy])
+def test_an_edit_of_what_a_policy_is_made_of_builds_it_anew(edited, monkeypatch):
+    before, source = prepare._nano_policy_path(0, "run_tests"), prepare._source
+    assert prepare._nano_policy_path(0, "run_tests") == before
+    monkeypatch.setattr(prepare, "_source", lambda module: source(module) + "# edited" * (module is edited))
+    assert prepare._nano_policy_path(0, "run_tests") != before
+
+
+def test_so_does_another_schedule(monkeypatch):
+    before = prepare._nano_policy_path(0, "run_tests")
+    monkeypatch.setattr(prepare, "MORE_PHASES", 3)
+    assert prepare._nano_policy_path(0, "run_tests") != before
 
 
 def test_more_steps_than_the_problems_last_for_are_refused():
