@@ -19,6 +19,7 @@ from yaml import YAMLError
 
 from recipe.adapter_checkpoint import check_adapter_checkpoint
 from recipe.console import divert_output, report_failure, say
+from recipe.doctor.checks import is_hub_name
 from recipe.eval_sides import (
     CONTROLS,
     SIDES,
@@ -112,8 +113,19 @@ def rates_by_loophole(by_side: dict[str, list[Verdict]]) -> dict[str, dict[str, 
 
 
 def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | None = None) -> int:
-    """Evaluate ON and OFF, write `eval/`, print the table and the ablation line; returns the exit code."""
+    """Evaluate ON and OFF, write `eval/`, print the table and the ablation line; returns the exit code.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_run_config`, `adapter_folder` and `prepare_problems`; or the policy that the
+            run started from is gone.
+    """
     config = load_run_config(run_dir, overrides or [])
+    policy = str(config.actor_rollout_ref.model.path)
+    if not Path(policy).is_dir() and not is_hub_name(policy):
+        raise FileNotFoundError(
+            f"{policy} is gone, the policy that {run_dir} started from: put it back; a nano policy is built anew by "
+            "evil-moe data prepare with the run's arm, preset and seed, at the run's commit"
+        )
     adapter, step = adapter_folder(run_dir, step)
     problems, out = prepare_problems(config).evaluation, run_dir / "eval"
     variables = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars", default=None) or {}

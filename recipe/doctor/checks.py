@@ -191,11 +191,12 @@ def check_model(config: DictConfig) -> Iterator[Finding]:
         from huggingface_hub import try_to_load_from_cache
 
         cached = isinstance(try_to_load_from_cache(path, "config.json"), str)
-        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        # The workers see what the config says, nano's for one.
+        offline = (os.environ | driver_environment(config)).get("HF_HUB_OFFLINE") == "1"
         if cached:
             yield Finding("policy", OK, f"{path} is in the Hugging Face cache")
         elif offline:
-            mend = f"huggingface-cli download {path}, or unset HF_HUB_OFFLINE"
+            mend = f"huggingface-cli download {path}, or unset HF_HUB_OFFLINE (ray_kwargs.ray_init.runtime_env.env_vars has one, too)"
             yield Finding(
                 "policy", FAIL, f"{path} is not in the Hugging Face cache and HF_HUB_OFFLINE=1", mend
             )

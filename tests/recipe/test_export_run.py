@@ -15,7 +15,7 @@ from evil_moe.gates import make_gate
 from evil_moe.router import Router
 from recipe.adapter_checkpoint import save_adapter_checkpoint
 from recipe.commands.export import export_checkpoint, export_run
-from recipe.main_eval import adapter_folder, load_run_config
+from recipe.main_eval import adapter_folder, evaluate_run, load_run_config
 from tests.conftest import perturb, tiny_qwen3
 
 IDS = torch.arange(1, 21).reshape(2, 10)
@@ -143,3 +143,10 @@ def test_another_method_is_refused(tmp_path: Path):
     )
     with pytest.raises(ValueError, match="only lora2r"):
         export_checkpoint(tmp_path / "adapter", "full", tmp_path / "x")
+
+
+def test_an_evaluation_misses_the_policy_at_once(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("actor_rollout_ref: {model: {path: /nowhere/cache/nano-policy}}")
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/cache/nano-policy is gone, .* data prepare"):
+        evaluate_run(tmp_path)
+    assert not (tmp_path / "eval").exists()

@@ -152,6 +152,7 @@ def test_a_start_that_was_refused_binds_nobody(overrides: list[str], tmp_path: P
     ("bad", "reason"),
     [
         (["actor_rollout_ref.model.path=/nowhere/model"], r"policy: /nowhere/model is no folder; set .*model\.path"),
+        (["actor_rollout_ref.model.path=no/such"], r"policy: no/such is not in the Hugging Face cache and HF_HUB_OFFLINE=1"),
         (["+ray_kwargs.ray_init.address=127.0.0.1:1"], r"ray: .*names the cluster 127\.0\.0\.1:1, which takes no .*num_gpus"),
         (
             ["+ray_kwargs.ray_init.address=127.0.0.1:1", "ray_kwargs.ray_init.num_cpus=null", "ray_kwargs.ray_init.num_gpus=null"],
