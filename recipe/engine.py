@@ -191,7 +191,8 @@ class Lora2rEngine(PinnedStepEngine):
         if not self.settings.rollout.gate_deployed:
             eligible = dense(micro_batch[QUARANTINE_ON]).squeeze(1)
         signals = dataclasses.replace(
-            self.router.rollout_signals(features, self._direction(), self._flags(micro_batch)), eligible=eligible
+            self.router.rollout_signals(features, self._direction(), self._flags(micro_batch)),
+            eligible=eligible,
         )
         self._gate_signals = signals  # with the gradient of the gate's own penalty, whatever reward may move
         if not self.settings.router.reward_gradient:
