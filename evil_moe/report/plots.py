@@ -94,7 +94,7 @@ def routing(run: Run) -> Figure | None:
                 "w",
                 (
                     Line("hacks", run.curve("router/w_hack"), VERMILLION),
-                    Line("all others", run.curve("router/w_clean"), BLUE),
+                    Line("without loophole", run.curve("router/w_clean"), BLUE),
                 ),
                 RATE,
             ),
