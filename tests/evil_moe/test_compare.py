@@ -10,6 +10,7 @@ import pytest
 
 from evil_moe.report import RunFolderError, load_run, write_report
 from evil_moe.report.compare import arm_table, cost_table, paired_test, removal, solve_kept, unit_rates
+from evil_moe.report.plots import ARM_STYLES
 from evil_moe.report.prereg import answer, fingerprint, load_prereg
 from tests.evil_moe.test_report import OFF, ON, make_run
 
@@ -73,6 +74,11 @@ def test_ratios_and_tables(tmp_path: Path) -> None:
     off = OFF["loophole"], OFF["solve"]
     assert second.endswith(f"| - | - | 0.800 | {off[0]:.3f} | {off[1]:.3f} |"), "no AUROC, nothing to remove"
     assert cost_table(runs)[2:] == ["| router | 4.00 | - |", "| none | 4.00 | - |"]
+
+
+def test_every_arm_has_a_style_of_its_own() -> None:
+    arms = list((ROOT / "configs" / "arm").glob("*.yaml"))
+    assert len(set(ARM_STYLES)) == len(ARM_STYLES) >= len(arms)
 
 
 def write(path: Path, *rows: str) -> Path:
