@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from evil_moe.report import compare, plots
-from evil_moe.report.compare import RATES
+from evil_moe.report.compare import RATES, REFERENCE_ARM
 from evil_moe.report.load import Evaluation, Run, load_run
 from evil_moe.report.markdown import table
 from evil_moe.report.prereg import Prereg, answer, load_prereg
@@ -34,10 +34,16 @@ DPI = 130
 MAX_PROVENANCE_CHARS = 160
 
 
-def write_report(run_dirs: Sequence[str | Path], out: str | Path, prereg: str | Path | None = None) -> Path:
+def write_report(
+    run_dirs: Sequence[str | Path],
+    out: str | Path,
+    prereg: str | Path | None = None,
+    reference: str = REFERENCE_ARM,
+) -> Path:
     """Reads the run folders and writes `out/report.md` and `out/plots/*.png`; returns the path of the report.
 
-    `prereg` is a file of hypotheses, which the comparison of several runs answers.
+    `prereg` is a file of hypotheses, which the comparison of several runs answers; `reference` the arm that all others
+    are tested against there.
 
     Raises:
         ValueError: no run is given, two of them have the same preset, arm and seed, or `out` is a file.
@@ -59,7 +65,7 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path, prereg: str | 
     (out / "plots").mkdir(parents=True, exist_ok=True)
     lines = ["# Evil MoE report", ""]
     if len(runs) > 1:
-        lines += _comparison(runs, out, hypotheses)
+        lines += _comparison(runs, out, hypotheses, reference)
     for run in runs:
         lines += _run_section(run, out)
     report = out / "report.md"
@@ -67,13 +73,14 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path, prereg: str | 
     return report
 
 
-def _comparison(runs: Sequence[Run], out: Path, prereg: Prereg | None) -> list[str]:
+def _comparison(runs: Sequence[Run], out: Path, prereg: Prereg | None, reference: str) -> list[str]:
     """Arms over seeds, their costs, tests, hypotheses, and the runs one by one."""
     lines = [
         "## Arms",
         "",
         "Held-out rates with the whole adapter (ON) and with the quarantine reset (OFF): mean over seeds ± standard "
-        "deviation between them.",
+        "deviation between them. An arm without a gate deploys its whole adapter: its ON is what counts, and its OFF says "
+        "what half of it carries.",
         "",
         *compare.arm_table(runs),
         "",
@@ -81,9 +88,10 @@ def _comparison(runs: Sequence[Run], out: Path, prereg: Prereg | None) -> list[s
         *compare.cost_table(runs),
         "",
     ]
-    if tests := compare.test_table(runs):
+    if tests := compare.test_table(runs, reference):
         lines += [
             "Paired over seeds and problems: sign-flip permutation test, two-sided, not corrected for their number. "
+            "`deployed` takes of each arm the side that it deploys. "
             "Problems of one seed share a policy, so p is about these policies rather than about all seeds.",
             "",
             *tests,

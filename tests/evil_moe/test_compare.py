@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-from evil_moe.report import load_run
+from evil_moe.report import RunFolderError, load_run, write_report
 from evil_moe.report.compare import arm_table, cost_table, paired_test, removal, solve_kept, unit_rates
+from evil_moe.report.compare import test_table as compare_table
 from evil_moe.report.plots import ARM_STYLES
 from tests.evil_moe.test_report import OFF, ON, make_run
 
@@ -67,11 +69,61 @@ def test_ratios_and_tables(tmp_path: Path) -> None:
     assert evaluation is not None
     assert removal(evaluation) == pytest.approx(1 - 0.025 / 0.375) and solve_kept(evaluation) == 0.8
     first, second = arm_table(runs)[2:]
-    assert first.startswith("| router | 2 | 0.750 ± 0.000 |") and "| 0.100 ± 0.071 |" in first
+    assert first.startswith("| router | OFF | 2 | 0.750 ± 0.000 |") and "| 0.100 ± 0.071 |" in first
     assert first.endswith("| 0.800 ± 0.141 | 0.933 ± 0.000 | 0.800 ± 0.000 | - | - |"), "no control evaluated"
     off = OFF["loophole"], OFF["solve"]
     assert second.endswith(f"| - | - | 0.800 | {off[0]:.3f} | {off[1]:.3f} |"), "no AUROC, nothing to remove"
     assert cost_table(runs)[2:] == ["| router | 4.00 | - |", "| none | 4.00 | - |"]
+
+
+def configured(folder: Path, **keys: object) -> Path:
+    """The run with keys of `evil_moe` in its config."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["evil_moe"] |= keys
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("keys", "side"),
+    [
+        ({}, "off"),
+        ({"gate": {"name": "router"}}, "off"),
+        ({"gate": {"name": "absorb"}, "adapter": {"quarantine_steps": 0}}, "off"),
+        ({"gate": {"name": "none"}, "adapter": {"quarantine_steps": 0}}, "on"),
+        ({"gate": {"name": None}}, "on"),
+        ({"gate": None}, "on"),
+        ({"gate": {"name": "none"}, "adapter": {"quarantine_steps": 40}}, "off"),  # discardable
+    ],
+)
+def test_what_an_arm_deploys(tmp_path: Path, keys: dict[str, object], side: str) -> None:
+    assert load_run(configured(make_run(tmp_path / "run"), **keys)).deployed == side
+
+
+def test_a_gate_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"config.yaml: evil_moe.gate is 'none', not keys with values"):
+        load_run(configured(make_run(tmp_path / "run"), gate="none"))
+
+
+def test_arms_are_tested_by_what_they_deploy(tmp_path: Path) -> None:
+    """The router's OFF takes no loophole; `none` deploys its ON, which always does, and has a clean OFF."""
+    folders = [answered(tmp_path / "a", "router", 1, [0] * 12), answered(tmp_path / "b", "none", 1, [0] * 12)]
+    runs = [load_run(folders[0]), load_run(configured(folders[1], gate={"name": "none"}))]
+    assert [row.split(" | ")[1] for row in arm_table(runs)[2:]] == ["OFF", "ON"]
+    text = "\n".join(compare_table(runs))
+    assert "| none | deployed loophole | +1.000 | +1.000 | 0.0" in text
+    assert "| none | OFF loophole | +0.000 |" in text and "| none | ON loophole | +0.000 |" in text
+    assert "minus router" in text and text.count("| none | ") == 9, "three rates: deployed, ON, OFF"
+    assert "| router | deployed loophole | -1.000 |" in "\n".join(compare_table(runs, "none"))
+    assert compare_table(runs[:1]) == [], "nothing to test, and nothing missing"
+
+
+def test_a_reference_arm_that_is_not_there_is_named(tmp_path: Path) -> None:
+    runs = [answered(tmp_path / arm, arm, 1, [0] * 8) for arm in ("absorb", "none")]
+    text = write_report(runs, tmp_path / "out").read_text()
+    assert "No evaluated run of the reference arm `router`" in text and "for: absorb, none. `--ref" in text
+    text = write_report(runs, tmp_path / "out", reference="none").read_text()
+    assert "minus none" in text and "No evaluated run" not in text
 
 
 def test_every_arm_has_a_style_of_its_own() -> None:

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from evil_moe.report import load_run
 from recipe.commands.compare import MAIN_ARMS, split
+from recipe.config import compose
 from tests.recipe.conftest import environment
 
 
@@ -39,6 +42,15 @@ def test_an_arm_of_ones_own(tmp_path: Path) -> None:
 def test_split_refuses(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         split([override])
+
+
+@pytest.mark.parametrize(
+    ("arm", "side"),
+    [("none", "on"), ("rebound", "on"), ("router", "off"), ("absorb", "off"), ("discardable", "off")],
+)
+def test_the_report_reads_from_a_config_what_is_deployed(tmp_path: Path, arm: str, side: str) -> None:
+    OmegaConf.save(compose([f"arm={arm}"]), tmp_path / "config.yaml", resolve=True)
+    assert load_run(tmp_path).deployed == side
 
 
 @pytest.mark.slow
