@@ -87,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--prereg", type=Path, help="hypotheses to answer (default: configs/prereg/<preset>.yaml)"
     )
+    against = "arm that all others are tested against (default: router)"
+    compare.add_argument("--reference", metavar="ARM", help=against)
     compare.set_defaults(handler=handlers.handle_compare)
 
     report = command(
@@ -99,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="where to (default: the folder of a single run, runs/report for several)"
     )
     report.add_argument("--prereg", type=Path, help="hypotheses that the comparison of several runs answers")
+    report.add_argument("--reference", metavar="ARM", help=f"of several runs the {against}")
     report.set_defaults(handler=handlers.handle_report)
 
     export = command(commands, "export", "write a run's adapter as a plain LoRA that any engine loads")

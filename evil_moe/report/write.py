@@ -38,12 +38,12 @@ def write_report(
     run_dirs: Sequence[str | Path],
     out: str | Path,
     prereg: str | Path | None = None,
-    reference: str = REFERENCE_ARM,
+    reference: str | None = None,
 ) -> Path:
     """Reads the run folders and writes `out/report.md` and `out/plots/*.png`; returns the path of the report.
 
     `prereg` is a file of hypotheses, which the comparison of several runs answers; `reference` the arm that all others
-    are tested against there.
+    are tested against there, the router unless another is named.
 
     Raises:
         ValueError: no run is given, two of them have the same preset, arm and seed, or `out` is a file.
@@ -65,7 +65,7 @@ def write_report(
     (out / "plots").mkdir(parents=True, exist_ok=True)
     lines = ["# Evil MoE report", ""]
     if len(runs) > 1:
-        lines += _comparison(runs, out, hypotheses, reference)
+        lines += _comparison(runs, out, hypotheses, reference or REFERENCE_ARM)
     for run in runs:
         lines += _run_section(run, out)
     report = out / "report.md"

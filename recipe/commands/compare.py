@@ -41,9 +41,17 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
     return arms, seeds, rest
 
 
-def compare(overrides: Sequence[str], out: Path | None, prereg: Path | None) -> int:
-    """Run, then report; returns 1 if a run failed (the report has the others)."""
+def compare(
+    overrides: Sequence[str], out: Path | None, prereg: Path | None, reference: str | None = None
+) -> int:
+    """Run, then report; returns 1 if a run failed (the report has the others).
+
+    Raises:
+        ValueError: as `split`; or the reference arm is none of the arms.
+    """
     arms, seeds, rest = split(overrides)
+    if reference is not None and reference not in arms:
+        raise ValueError(f"--reference {reference} is none of arms=[{','.join(arms)}]: name one of them")
     folders, failed, started = [], [], time.monotonic()
     # Seeds outside: after the first one, every arm has a point.
     runs = [(arm, seed) for seed in seeds for arm in arms]
@@ -60,7 +68,7 @@ def compare(overrides: Sequence[str], out: Path | None, prereg: Path | None) -> 
             say(f"{failed[-1]} failed, see above; going on with the next")
     if folders:
         prereg = prereg or prereg_file(compose(rest).evil_moe.preset)
-        path = write_report(folders, out or folders[0].parents[1] / "report", prereg)
+        path = write_report(folders, out or folders[0].parents[1] / "report", prereg, reference)
         print(f"report: {path}")
     if failed:
         say(

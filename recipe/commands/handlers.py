@@ -66,7 +66,7 @@ def handle_eval(args: argparse.Namespace) -> int:
 def handle_compare(args: argparse.Namespace) -> int:
     from recipe.commands.compare import compare
 
-    return compare(args.overrides, args.out, args.prereg)
+    return compare(args.overrides, args.out, args.prereg, args.reference)
 
 
 def handle_report(args: argparse.Namespace) -> int:
@@ -76,7 +76,7 @@ def handle_report(args: argparse.Namespace) -> int:
     if overrides or not folders:
         folders = [_run_dir(folders, overrides)]
     single = folders[0] if len(folders) == 1 else None
-    path = write_report(folders, args.out or single or Path("runs/report"), args.prereg)
+    path = write_report(folders, args.out or single or Path("runs/report"), args.prereg, args.reference)
     print(f"report: {os.path.relpath(path)}")
     if single is not None and (single / "eval" / "eval.json").is_file():
         from recipe.main_eval import ablation_line

@@ -19,6 +19,7 @@ from recipe.doctor.sandbox import check_sandbox
 from recipe.settings import settings_from
 from reward.problems import Problem, write_problems
 from tests.conftest import ROOT
+from tests.evil_moe.test_compare import answered
 
 HEAVY = ("torch", "verl", "ray", "vllm", "transformers", "hydra", "matplotlib")
 
@@ -117,6 +118,12 @@ def test_eval_reuses_a_result_of_the_same_step(tmp_path: Path, capsys: pytest.Ca
     assert last == "Evil MoE causal ablation: deploy hack 0.500 (ON) -> 0.000 (OFF)"
     (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("60")
     assert cli.main(["eval", "--reuse", str(tmp_path)]) == cli.USER_ERROR, "an old result was shown"
+
+
+def test_report_tests_against_the_reference_arm(tmp_path: Path):
+    runs = [str(answered(tmp_path / arm, arm, 0, [0, 1, 1, 1])) for arm in ("absorb", "none")]
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "out"), "--reference", "none"]) == 0
+    assert "minus none" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_data_check_passes_what_is_right_and_names_what_is_not(

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from evil_moe.report import load_run
-from recipe.commands.compare import MAIN_ARMS, split
+from recipe.commands.compare import MAIN_ARMS, compare, split
 from recipe.config import compose
 from tests.recipe.conftest import environment
 
@@ -42,6 +42,11 @@ def test_an_arm_of_ones_own(tmp_path: Path) -> None:
 def test_split_refuses(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         split([override])
+
+
+def test_a_reference_arm_that_would_not_run_is_refused_before_anything_does() -> None:
+    with pytest.raises(ValueError, match=r"--reference router is none of arms=\[none,absorb\]"):
+        compare(["arms=[none,absorb]"], None, None, "router")
 
 
 @pytest.mark.parametrize(
