@@ -161,10 +161,12 @@ def test_table(runs: Sequence[Run], reference: str = REFERENCE_ARM) -> list[str]
 
 
 def _spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation of what was measured, and of how many seeds where it was not on all."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "-"
-    return f"{fmean(finite):.3f}" + (f" ± {stdev(finite):.3f}" if len(finite) > 1 else "")
+    shown = f"{fmean(finite):.3f}" + (f" ± {stdev(finite):.3f}" if len(finite) > 1 else "")
+    return shown if len(finite) == len(values) else f"{shown} ({len(finite)} of {len(values)})"
 
 
 def _name(key: tuple[str, str], runs: Sequence[Run]) -> str:

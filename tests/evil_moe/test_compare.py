@@ -9,7 +9,14 @@ import pytest
 import yaml
 
 from evil_moe.report import RunFolderError, load_run, write_report
-from evil_moe.report.compare import arm_table, cost_table, paired_test, removal, solve_kept, unit_rates
+from evil_moe.report.compare import (
+    arm_table,
+    cost_table,
+    paired_test,
+    removal,
+    solve_kept,
+    unit_rates,
+)
 from evil_moe.report.compare import test_table as compare_table
 from evil_moe.report.plots import ARM_STYLES
 from tests.evil_moe.test_report import OFF, ON, make_run
@@ -74,6 +81,14 @@ def test_ratios_and_tables(tmp_path: Path) -> None:
     off = OFF["loophole"], OFF["solve"]
     assert second.endswith(f"| - | - | 0.800 | {off[0]:.3f} | {off[1]:.3f} |"), "no AUROC, nothing to remove"
     assert cost_table(runs)[2:] == ["| router | 4.00 | - |", "| none | 4.00 | - |"]
+
+
+def test_a_mean_says_how_many_of_the_seeds_it_is_over(tmp_path: Path) -> None:
+    measured = ({"auroc": 0.9, "base": OFF}, {}, {"auroc": 0.7})
+    runs = [load_run(make_run(tmp_path / str(seed), seed=seed, **keys)) for seed, keys in enumerate(measured)]
+    row = arm_table(runs)[2]
+    assert row.startswith("| router | OFF | 3 | 0.750 ± 0.000 |"), "all of them: nothing to say"
+    assert "| 0.800 ± 0.141 (2 of 3) |" in row and row.endswith("| - | 0.400 (1 of 3) |")
 
 
 def configured(folder: Path, **keys: object) -> Path:
