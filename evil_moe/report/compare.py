@@ -19,6 +19,12 @@ DEPLOYED = "deployed"
 """In place of a side: the one that each arm deploys."""
 REFERENCE_ARM = "router"
 TESTED = tuple((side, rate) for side in (DEPLOYED, *SIDES) for rate in ("loophole", "hack", "solve"))
+LAST_STEPS = 10
+ROUTER_METRICS = {
+    "AUROC": "router/auroc",
+    "w of hacks": "router/w_hack",
+    "w without loophole": "router/w_clean",
+}
 _DRAWS = 10_000
 
 
@@ -130,6 +136,23 @@ def cost_table(runs: Sequence[Run]) -> list[str]:
             cells.append(f"{fmean(values):,.{digits}f}" if values else "-")
         rows.append([_name(key, runs), *cells])
     return table(["arm", "seconds a step", "tokens a step"], rows)
+
+
+def router_table(runs: Sequence[Run]) -> list[str]:
+    """The router on the training rollouts of each run's last steps: mean over these, then over the seeds."""
+    rows = []
+    for key, members in by_arm(runs).items():
+        columns = [[_late_mean(run, metric) for run in members] for metric in ROUTER_METRICS.values()]
+        if any(math.isfinite(value) for column in columns for value in column):
+            rows.append([_name(key, runs), str(len(members)), *map(_spread, columns)])
+    return table(["arm", "seeds", *ROUTER_METRICS], rows) if rows else []
+
+
+def _late_mean(run: Run, metric: str) -> float:
+    """Mean of a metric over the run's last steps; NaN if it has no value in them."""
+    last, curve = max(run.metrics, default=0), run.curve(metric)
+    late = [value for step, value in zip(curve.steps, curve.values, strict=True) if step > last - LAST_STEPS]
+    return fmean(late) if late else math.nan
 
 
 def test_table(runs: Sequence[Run], reference: str = REFERENCE_ARM) -> list[str]:

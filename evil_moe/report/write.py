@@ -88,6 +88,9 @@ def _comparison(runs: Sequence[Run], out: Path, prereg: Prereg | None, reference
         *compare.cost_table(runs),
         "",
     ]
+    if router := compare.router_table(runs):
+        what = f"Router on the training rollouts of each run's last {compare.LAST_STEPS} steps, by the grader's labels:"
+        lines += [what, "", *router, ""]
     if tests := compare.test_table(runs, reference):
         lines += [
             "Paired over seeds and problems: sign-flip permutation test, two-sided, not corrected for their number. "

@@ -14,12 +14,13 @@ from evil_moe.report.compare import (
     cost_table,
     paired_test,
     removal,
+    router_table,
     solve_kept,
     unit_rates,
 )
 from evil_moe.report.compare import test_table as compare_table
 from evil_moe.report.plots import ARM_STYLES
-from tests.evil_moe.test_report import OFF, ON, make_run
+from tests.evil_moe.test_report import OFF, ON, jsonl, make_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +90,19 @@ def test_a_mean_says_how_many_of_the_seeds_it_is_over(tmp_path: Path) -> None:
     row = arm_table(runs)[2]
     assert row.startswith("| router | OFF | 3 | 0.750 ± 0.000 |"), "all of them: nothing to say"
     assert "| 0.800 ± 0.141 (2 of 3) |" in row and row.endswith("| - | 0.400 (1 of 3) |")
+
+
+def test_the_router_on_the_last_steps(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / str(seed), "router", seed) for seed in (1, 2)]
+    folders.append(make_run(tmp_path / "none", "none", 1))
+    rising = [{"step": i, "data": {"router/auroc": i / 20, "router/w_hack": 0.5}} for i in range(1, 21)]
+    # Hacking died out halfway: nothing to tell apart in the last steps.
+    died = [{"step": i, "data": {"router/auroc": 0.9 if i < 11 else None}} for i in range(1, 21)]
+    for folder, rows in zip(folders, (rising, died, []), strict=True):
+        (folder / "metrics.jsonl").write_text(jsonl(rows))
+    table = router_table([load_run(folder) for folder in folders])
+    assert table[2:] == ["| router | 2 | 0.775 (1 of 2) | 0.500 (1 of 2) | - |"], "steps 11 to 20"
+    assert "| router | 2 | 0.775" in write_report(folders, tmp_path / "out").read_text()
 
 
 def configured(folder: Path, **keys: object) -> Path:
