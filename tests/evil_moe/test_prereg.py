@@ -47,6 +47,27 @@ def test_hypotheses_are_answered(tmp_path: Path) -> None:
     assert answer(prereg.hypotheses[2], arms | {"router": [replace(runs[0], evaluation=zero)]})[0] == "holds"
 
 
+def test_arms_are_compared_on_the_seeds_that_all_of_them_have(tmp_path: Path) -> None:
+    """Seed 2 of the router, a bad one, must not be held against the other arm's seed 1."""
+    prereg = load_prereg(
+        write(
+            tmp_path / "prereg.yaml",
+            "id: ratio, says: s, quantity: none.off.loophole / router.off.loophole, at_least: 5",
+            "id: differ, says: s, differ: [none.off.loophole, router.off.loophole], p_below: 0.2",
+        )
+    )
+    bad, worse = OFF | {"loophole": 0.9}, OFF | {"loophole": 0.5}
+    one = load_run(answered(tmp_path / "a", "router", 1, [0] * 12))
+    two = load_run(answered(tmp_path / "b", "router", 2, [1] * 12, off=bad))
+    none = load_run(answered(tmp_path / "c", "none", 1, [1] * 12, off=worse))
+    ratio, differ = (answer(h, {"router": [one, two], "none": [none]}) for h in prereg.hypotheses)
+    assert ratio == ("holds", "10.00 = 0.500 / 0.050 over 1 seeds in common")
+    assert differ[0] == "holds" and differ[1].endswith("6 units over 1 seeds in common")
+    for hypothesis in prereg.hypotheses:
+        told = answer(hypothesis, {"router": [two], "none": [none]})
+        assert told == ("not measured", "the arms have no evaluated seed in common")
+
+
 def test_a_hypothesis_can_name_a_control(tmp_path: Path) -> None:
     """Solving rose over the policy before RL; where that side was not evaluated, there is no answer."""
     text = "id: {0}, says: s, quantity: router.off.solve / router.{0}.solve, at_least: 1.1"
@@ -92,9 +113,12 @@ def test_shared_ids_are_refused(tmp_path: Path) -> None:
         load_prereg(write(tmp_path / "prereg.yaml", row, row))
 
 
-@pytest.mark.parametrize("preset", ["nano", "nano_long"])
-def test_the_shipped_hypotheses_load_and_name_arms_that_exist(preset: str) -> None:
-    prereg = load_prereg(ROOT / "configs" / "prereg" / f"{preset}.yaml")
+SHIPPED = sorted((ROOT / "configs" / "prereg").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_the_shipped_hypotheses_load_and_name_arms_that_exist(path: Path) -> None:
+    prereg = load_prereg(path)
     arms = {path.stem for path in (ROOT / "configs" / "arm").glob("*.yaml")}
     assert {term.arm for hypothesis in prereg.hypotheses for term in hypothesis.terms} <= arms
 
