@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--out", type=Path, help="where to (default: the folder of a single run, runs/report for several)"
     )
-    report.add_argument("--prereg", type=Path, help="hypotheses that the comparison of several runs answers")
+    report.add_argument(
+        "--prereg", type=Path, help="hypotheses to answer, a file like configs/prereg/nano.yaml"
+    )
     report.add_argument("--reference", metavar="ARM", help=f"of several runs the {against}")
     report.set_defaults(handler=handlers.handle_report)
 

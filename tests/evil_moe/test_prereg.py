@@ -10,7 +10,7 @@ import pytest
 
 from evil_moe.report import RunFolderError, load_run, write_report
 from evil_moe.report.prereg import answer, fingerprint, load_prereg
-from tests.evil_moe.test_compare import answered
+from tests.evil_moe.test_compare import answered, configured
 from tests.evil_moe.test_report import OFF, make_run
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +88,28 @@ def test_report_says_which_runs_knew_the_hypotheses(tmp_path: Path) -> None:
     assert "Not stated in this form before these runs started: none, seed 1 (nano)." in text
     assert "| low | low | 0.050 over 1 seeds | holds |" in text
     assert "| none | OFF loophole | +1.000 | +1.000 | 0.1" in text, "2 of the 16 sign patterns"
+
+
+LOW = "id: low, says: low, quantity: router.off.loophole, at_most: 0.05"
+
+
+def test_a_single_run_answers_hypotheses_too(tmp_path: Path) -> None:
+    prereg = write(tmp_path / "prereg.yaml", LOW)
+    text = write_report([make_run(tmp_path / "run")], tmp_path / "out", prereg).read_text()
+    assert "| low | low | 0.050 over 1 seeds | holds |" in text and "## Runs" not in text
+    assert text.index("## Hypotheses") < text.index("## router, seed 3")
+
+
+def test_hypotheses_are_answered_from_the_runs_of_one_preset(tmp_path: Path) -> None:
+    """Two presets have an arm of the same name; `nano` holds, `other` does not."""
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", off=OFF | {"loophole": 0.8})]
+    configured(runs[1], preset="other")
+    text = write_report(runs, tmp_path / "out", write(tmp_path / "nano.yaml", LOW)).read_text()
+    assert "| low | low | 0.050 over 1 seeds | holds |" in text and "over 1 seeds | fails |" not in text
+    text = write_report(runs, tmp_path / "out", write(tmp_path / "mine.yaml", LOW)).read_text()
+    nano, other = text.index("Runs of the preset nano:"), text.index("Runs of the preset other:")
+    assert nano < text.index("| 0.050 over 1 seeds | holds |") < other
+    assert other < text.index("| 0.800 over 1 seeds | fails |")
 
 
 @pytest.mark.parametrize(
