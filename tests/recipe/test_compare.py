@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from evil_moe.report import load_run
-from recipe.commands.compare import MAIN_ARMS, compare, split
+from recipe.commands.compare import MAIN_ARMS, compare, folders_of, split
 from recipe.config import compose
 from tests.recipe.conftest import environment
 
@@ -23,25 +23,62 @@ def test_split() -> None:
     assert split([])[:2] == (list(MAIN_ARMS), [0, 1, 2])
 
 
+def own_arm(folder: Path, name: str, text: str) -> str:
+    """An arm that is the router with more lines; the override that finds it."""
+    (folder / "arm").mkdir(exist_ok=True)
+    (folder / "arm" / f"{name}.yaml").write_text(
+        f"# @package _global_\ndefaults: [router, _self_]\nevil_moe: {text}\n"
+    )
+    return f"hydra.searchpath=[pkg://verl.trainer.config,file://{folder}]"
+
+
 def test_an_arm_of_ones_own(tmp_path: Path) -> None:
-    (tmp_path / "arm").mkdir()
-    (tmp_path / "arm" / "mine.yaml").write_text("# @package _global_\ndefaults: [router, _self_]\n")
-    path = f"hydra.searchpath=[pkg://verl.trainer.config,file://{tmp_path}]"
-    assert split(["arms=[mine,none]", path]) == (["mine", "none"], [0, 1, 2], [path])
+    path = own_arm(tmp_path, "mine", "{arm: mine}")
+    folders = folders_of(*split(["arms=[mine,none]", "seeds=[0,1]", path]))
+    names = [folder.relative_to(Path.cwd()).as_posix() for folder in folders.values()]
+    assert names == [f"runs/nano/{arm}/seed{seed}" for seed in (0, 1) for arm in ("mine", "none")]
+    assert list(folders)[1] == ("none", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", r"arm=mine says of itself evil_moe\.arm=router"),
+        (
+            "{arm: mine, run_dir: 'runs/nano/router/seed${seed}'}",
+            "arm=mine seed=0 and another run both write to",
+        ),
+        ("{arm: mine, run_dir: runs/here}", "arm=mine seed=1 and another run both write to .*runs/here"),
+    ],
+)
+def test_two_runs_do_not_share_a_folder(tmp_path: Path, text: str, message: str) -> None:
+    path = own_arm(tmp_path, "mine", text)
+    with pytest.raises(ValueError, match=message):
+        compare(["arms=[router,mine]", "seeds=[0,1]", path], None, None)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("arms=[router,rooter]", r"rooter(.|\n)*Choose one of \['absorb'"),
         ("seeds=[a]", "whole numbers"),
-        ("seeds=[]", "whole numbers"),
+        ("seeds=[]", "seeds=.*: give a list"),
+        ("seeds=[0,1,0]", "no entry twice"),
+        ("seeds=3", "seeds=3: give a list"),
+        ("seeds=1.5", "seeds=1.5: give a list"),
+        ("arms=[router,none,router]", "no entry twice"),
+        ("arms=[]", "arms=.*: give a list"),
+        ("arms=router", "arms=router: give a list"),
         ("arm=router", r"use arms=\[...\]"),
     ],
 )
 def test_split_refuses(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         split([override])
+
+
+def test_an_unknown_arm_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match=r"rooter(.|\n)*Choose one of \['absorb'"):
+        compare(["arms=[router,rooter]"], None, None)
 
 
 def test_a_reference_arm_that_would_not_run_is_refused_before_anything_does() -> None:
