@@ -51,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
         commands, "train", "train one arm; the same command resumes a run that was stopped", OVERRIDES
     )
     train.add_argument("--verbose", action="store_true", help="show everything that Ray, vLLM and verl print")
+    stated = "(default: configs/prereg/<preset>.yaml)"
+    train.add_argument(
+        "--prereg", type=Path, help=f"hypotheses whose hash goes into the run's provenance {stated}"
+    )
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
     train.set_defaults(handler=handlers.handle_train)
 
@@ -85,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
     compare.add_argument("--out", type=Path, help="where the report goes (default: runs/<preset>/report)")
     compare.add_argument(
-        "--prereg", type=Path, help="hypotheses to answer (default: configs/prereg/<preset>.yaml)"
+        "--prereg", type=Path, help=f"hypotheses to answer, and for the runs to record {stated}"
     )
     against = "arm that all others are tested against (default: router)"
     compare.add_argument("--reference", metavar="ARM", help=against)

@@ -14,12 +14,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.report.prereg import load_prereg
 from recipe.config import compose
 from recipe.console import divert_output, report_failure, say
 from recipe.run_folder import latest_step, open_run_folder
 
 
-def prepare(overrides: list[str], progress: Any = print) -> DictConfig:
+def prepare(overrides: list[str], progress: Any = print, prereg: Path | None = None) -> DictConfig:
     """Compose the config, build or find its assets, open its run folder, write its data files."""
     from recipe.checks import check_config, check_verl
     from recipe.prepare import (
@@ -38,7 +39,7 @@ def prepare(overrides: list[str], progress: Any = print) -> DictConfig:
     data = Path(config.evil_moe.run_dir) / "data"
     # Names first, files after the folder has agreed to this config.
     fill_in(config, model, data / "train.parquet", data / "validation.parquet")
-    step = open_run_folder(config)
+    step = open_run_folder(config, prereg)
     settings = config.evil_moe
     files = write_parquet(problems, settings.loophole, data, settings.prompt.inoculation)
     check_prompt_lengths(config, *files)
@@ -47,10 +48,18 @@ def prepare(overrides: list[str], progress: Any = print) -> DictConfig:
     return config
 
 
-def train(overrides: list[str], *, verbose: bool = False) -> int:
-    """Run one arm to its last step; returns the exit code. A finished run is left as it is."""
+def train(overrides: list[str], *, verbose: bool = False, prereg: Path | None = None) -> int:
+    """Run one arm to its last step; returns the exit code. A finished run is left as it is.
+
+    The hash of `prereg`, or of the preset's hypotheses, goes into the run's provenance.
+
+    Raises:
+        ValueError: the config, the run folder or the hypotheses cannot be used; says why and how to mend it.
+    """
     started = time.monotonic()
-    config = prepare(overrides, progress=say)
+    if prereg is not None:
+        load_prereg(prereg)  # malformed ones could not be answered later
+    config = prepare(overrides, progress=say, prereg=prereg)
     folder, total = Path(config.evil_moe.run_dir), int(config.trainer.total_training_steps)
     shown = os.path.relpath(folder)
     if latest_step(folder) >= total:

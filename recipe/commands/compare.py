@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import ListConfig, OmegaConf
 
 from evil_moe.report import write_report
+from evil_moe.report.prereg import load_prereg
 from recipe.config import compose, prereg_file
 from recipe.console import say
 
@@ -76,11 +77,14 @@ def compare(
     """Run, then report; returns 1 if a run failed (the report has the others).
 
     Raises:
-        ValueError: as `split` and `folders_of`; or the reference arm is none of the arms.
+        ValueError: as `split` and `folders_of`; the hypotheses are malformed; or the reference arm is none of the arms.
     """
     arms, seeds, rest = split(overrides)
     if reference is not None and reference not in arms:
         raise ValueError(f"--reference {reference} is none of arms=[{','.join(arms)}]: name one of them")
+    if prereg is not None:
+        load_prereg(prereg)
+    stated = [] if prereg is None else ["--prereg", str(prereg)]
     runs = folders_of(arms, seeds, rest)
     done, failed, started = [], [], time.monotonic()
     for place, ((arm, seed), folder) in enumerate(runs.items(), 1):
@@ -88,7 +92,8 @@ def compare(
         say(
             f"run {place}/{len(runs)}: {arm}, seed {seed}, {(time.monotonic() - started) / 60:.0f} min so far"
         )
-        if all(_command(command) == 0 for command in (["train", *mine], ["eval", "--reuse", str(folder)])):
+        commands = ["train", *stated, *mine], ["eval", "--reuse", str(folder)]
+        if all(_command(command) == 0 for command in commands):
             done.append(folder)
         else:
             failed.append(f"{arm}, seed {seed}")

@@ -37,7 +37,7 @@ def _run_dir(folders: list[Path], overrides: list[str]) -> Path:
 def handle_train(args: argparse.Namespace) -> int:
     from recipe.main_train import train
 
-    return train(args.overrides, verbose=args.verbose)
+    return train(args.overrides, verbose=args.verbose, prereg=args.prereg)
 
 
 def handle_eval(args: argparse.Namespace) -> int:

@@ -64,6 +64,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     ("argv", "message"),
     [
         (["train", "arm=nope"], "Choose one of"),
+        (["train", "--prereg", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
         (["eval", "arm=none", "evil_moe.run_dir=/nowhere"], "train first"),
         (["eval", "/nowhere"], "train first"),
         (["eval", "/a", "/b"], "one run at a time"),

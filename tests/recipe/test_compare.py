@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from evil_moe.report import load_run
+from evil_moe.report import RunFolderError, load_run
+from recipe.commands import compare as compare_module
 from recipe.commands.compare import MAIN_ARMS, compare, folders_of, split
 from recipe.config import compose
 from tests.recipe.conftest import environment
@@ -84,6 +85,30 @@ def test_an_unknown_arm_is_refused_before_anything_runs() -> None:
 def test_a_reference_arm_that_would_not_run_is_refused_before_anything_does() -> None:
     with pytest.raises(ValueError, match=r"--reference router is none of arms=\[none,absorb\]"):
         compare(["arms=[none,absorb]"], None, None, "router")
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands of compare's runs, which are noted and not run; all of them fail."""
+    noted: list[list[str]] = []
+
+    def note(arguments: list[str]) -> int:
+        noted.append(arguments)
+        return 1
+
+    monkeypatch.setattr(compare_module, "_command", note)
+    return noted
+
+
+def test_hypotheses_of_ones_own_are_passed_on_to_the_runs(tmp_path: Path, commands: list[list[str]]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("hypotheses:\n- {id: a, says: b, quantity: none.on.hack, at_most: 1}\n")
+    assert compare(["arms=[none]", "seeds=[4]", "evil_moe.pin.weight=0"], None, path) == 1
+    assert commands == [["train", "--prereg", str(path), "arm=none", "seed=4", "evil_moe.pin.weight=0"]]
+    path.write_text("hypotheses: []\n")
+    with pytest.raises(RunFolderError, match="has no list `hypotheses`"):
+        compare(["arms=[none]", "seeds=[4]"], None, path)
+    assert len(commands) == 1, "refused before a run"
 
 
 @pytest.mark.parametrize(
