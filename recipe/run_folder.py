@@ -1,16 +1,19 @@
 """A run's folder: its config and where it came from, written before it starts, and the rules for coming back.
 
-config.yaml  provenance.json  metrics.jsonl  train.log  rollouts/  checkpoints/  data/  eval/  plots/
+config.yaml  provenance.json  metrics.jsonl  train.log  train.lock  rollouts/  checkpoints/  data/  eval/  plots/
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from evil_moe.report.prereg import fingerprint
 from recipe.config import prereg_file
 
 LATEST = "latest_checkpointed_iteration.txt"
+LOCK = "train.lock"
 _PACKAGES = ("verl", "ray", "torch", "transformers", "peft", "TransferQueue", "tensordict", "numpy")
 # May differ between the runs of one folder without making it another run.
 _FREE_KEYS = (
@@ -77,11 +81,37 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): node}
 
 
-def open_run_folder(config: DictConfig, prereg: Path | None = None) -> int:
-    """Make the folder, or come back to it; returns the step it resumes from. `prereg` goes into its provenance.
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep every other process from training in a run's folder. The kernel frees the lock however this one ends, so
+    that a run that was killed resumes.
 
     Raises:
-        ValueError: the folder holds a run with another config; nothing in it is touched.
+        ValueError: another process trains in it.
+    """
+    with (folder / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ValueError(
+                f"process {lock.read() or '?'} is training in {folder}: wait for it or stop it, then the same command goes on from "
+                "there; or give another evil_moe.run_dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextmanager
+def open_run_folder(config: DictConfig, prereg: Path | None = None) -> Iterator[int]:
+    """Make the folder, or come back to it, and hold it while the run trains; gives the step that it resumes from.
+
+    The start, with `prereg`, goes into its provenance. A finished run, which does not start, is left as it is.
+
+    Raises:
+        ValueError: the folder holds a run with another config, or a run that is training; it is left as it is.
     """
     folder = Path(config.evil_moe.run_dir)
     resolved = OmegaConf.to_container(config, resolve=True)
@@ -97,13 +127,17 @@ def open_run_folder(config: DictConfig, prereg: Path | None = None) -> int:
                 f"{folder} holds a run with another config ({len(differ)} keys differ: {shown}); give another "
                 "evil_moe.run_dir, or move that folder away"
             )
+        if (step := latest_step(folder)) >= config.trainer.total_training_steps:
+            yield step
+            return
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)))
-    partial.replace(path)
-    record = folder / "provenance.json"
-    starts = json.loads(record.read_text())["starts"] if record.is_file() else []
-    partial = record.with_suffix(".partial")
-    partial.write_text(json.dumps({"starts": [*starts, provenance(config, prereg)]}, indent=2) + "\n")
-    partial.replace(record)
-    return latest_step(folder)
+    with lock_folder(folder):
+        partial = path.with_suffix(".partial")
+        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)))
+        partial.replace(path)
+        record = folder / "provenance.json"
+        starts = json.loads(record.read_text())["starts"] if record.is_file() else []
+        partial = record.with_suffix(".partial")
+        partial.write_text(json.dumps({"starts": [*starts, provenance(config, prereg)]}, indent=2) + "\n")
+        partial.replace(record)
+        yield latest_step(folder)
