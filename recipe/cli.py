@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipe.commands import handlers
+from recipe.console import INTERRUPTED
 from recipe.data_set import add_set_arguments
 from reward.command import GRADE_HELP, GRADE_NOTES, add_grade_arguments, run_grade
 from reward.sandbox import SandboxFault
@@ -17,7 +18,6 @@ from reward.sandbox import SandboxFault
 OUR_PACKAGES = ("evil_moe", "recipe", "reward")
 TRACEBACK_VARIABLE = "EVIL_MOE_TRACEBACK"
 USER_ERROR = 2
-INTERRUPTED = 130
 
 OVERRIDES = """\
 overrides are Hydra's, key=value:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.report.prereg import load_prereg
 from recipe.config import compose
-from recipe.console import divert_output, report_failure, say
+from recipe.console import INTERRUPTED, divert_output, report_failure, say
 from recipe.run_folder import latest_step, open_run_folder
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def train(overrides: list[str], *, verbose: bool = False, prereg: Path | None = 
                 drive(config)
         except KeyboardInterrupt:
             say(f"stopped; the same command resumes from step {latest_step(folder)}")
-            return 130
+            return INTERRUPTED
         except Exception as error:  # noqa: BLE001  # whatever failed in verl, Ray or vLLM, in any process
             resume = f"What is saved is untouched: the same command resumes from step {latest_step(folder)}."
             return report_failure("training", error, folder / "train.log", resume)

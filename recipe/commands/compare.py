@@ -1,17 +1,19 @@
 """`evil-moe compare`: train and evaluate what is missing of arms x seeds, then one report over all of them.
 
 Each run is a process of its own, as if its commands had been typed: one that fails does not take the others with it,
-and the same command goes on where it stopped.
+one that is stopped stops them all, and the same command goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
@@ -19,8 +21,10 @@ from omegaconf import ListConfig, OmegaConf
 from evil_moe.report import write_report
 from evil_moe.report.prereg import load_prereg
 from recipe.config import compose, prereg_file
-from recipe.console import say
+from recipe.console import INTERRUPTED, say
 
+# A command that was stopped, by a Ctrl-C or in a phase that does not catch the signal.
+STOPPED = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
 MAIN_ARMS = ("none", "absorb", "router", "frozen", "random")
 
 
@@ -74,7 +78,7 @@ def folders_of(arms: Sequence[str], seeds: Sequence[int], rest: Sequence[str]) -
 def compare(
     overrides: Sequence[str], out: Path | None, prereg: Path | None, reference: str | None = None
 ) -> int:
-    """Run, then report; returns 1 if a run failed (the report has the others).
+    """Run, then report; returns 1 if a run failed (the report has the others), 130 if it was stopped (no report).
 
     Raises:
         ValueError: as `split` and `folders_of`; the hypotheses are malformed; or the reference arm is none of the arms.
@@ -92,8 +96,11 @@ def compare(
         say(
             f"run {place}/{len(runs)}: {arm}, seed {seed}, {(time.monotonic() - started) / 60:.0f} min so far"
         )
-        commands = ["train", *stated, *mine], ["eval", "--reuse", str(folder)]
-        if all(_command(command) == 0 for command in commands):
+        code = _command(["train", *stated, *mine]) or _command(["eval", "--reuse", str(folder)])
+        if code in STOPPED:
+            say(f"stopped at {arm}, seed {seed}; the same command goes on from there")
+            return INTERRUPTED
+        if code == 0:
             done.append(folder)
         else:
             failed.append(f"{arm}, seed {seed}")
@@ -110,4 +117,21 @@ def compare(
 
 
 def _command(arguments: Sequence[str]) -> int:
-    return subprocess.run([sys.executable, "-m", "recipe.cli", *arguments], check=False).returncode
+    """Run one of our commands; its exit code. Stopping us stops it, and waits until it has ended."""
+    child: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if child is not None:
+            child.send_signal(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        child = subprocess.Popen([sys.executable, "-m", "recipe.cli", *arguments])
+        return child.wait()
+    except KeyboardInterrupt:
+        if child is not None:
+            child.wait()  # a Ctrl-C has reached it as well
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)

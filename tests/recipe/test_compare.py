@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from evil_moe.report import RunFolderError, load_run
 from recipe.commands import compare as compare_module
 from recipe.commands.compare import MAIN_ARMS, compare, folders_of, split
 from recipe.config import compose
+from tests.conftest import ROOT
 from tests.recipe.conftest import environment
 
 
@@ -87,20 +92,69 @@ def test_a_reference_arm_that_would_not_run_is_refused_before_anything_does() ->
         compare(["arms=[none,absorb]"], None, None, "router")
 
 
+class Commands(list[list[str]]):
+    """Stands in for running compare's commands: notes them; `code` is what they end with."""
+
+    code = 1
+
+    def __call__(self, arguments: list[str]) -> int:
+        self.append(arguments)
+        return self.code
+
+
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands of compare's runs, which are noted and not run; all of them fail."""
-    noted: list[list[str]] = []
-
-    def note(arguments: list[str]) -> int:
-        noted.append(arguments)
-        return 1
-
-    monkeypatch.setattr(compare_module, "_command", note)
-    return noted
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    commands = Commands()
+    monkeypatch.setattr(compare_module, "_command", commands)
+    return commands
 
 
-def test_hypotheses_of_ones_own_are_passed_on_to_the_runs(tmp_path: Path, commands: list[list[str]]) -> None:
+@pytest.mark.parametrize("code", [130, -signal.SIGTERM])
+def test_a_run_that_is_stopped_stops_all(
+    code: int, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands.code = code
+    assert compare(["arms=[none,router]", "seeds=[0]"], None, None) == 130
+    assert commands == [["train", "arm=none", "seed=0"]]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "[evil-moe] stopped at none, seed 0; the same command goes on from there"
+
+
+def test_a_run_that_fails_does_not(commands: Commands) -> None:
+    assert compare(["arms=[none,router]", "seeds=[0]"], None, None) == 1
+    assert [command[1] for command in commands] == ["arm=none", "arm=router"]
+
+
+# Stands in for Python: a command that needs a moment to end when it is stopped.
+SLOW_TO_STOP = """#!/bin/sh
+trap 'sleep 1; echo ended >> "$0.log"; exit 130' TERM INT
+echo started >> "$0.log"
+for _ in $(seq 600); do sleep 0.1; done
+"""
+
+
+@pytest.mark.parametrize("to_group", [False, True])
+def test_stopping_compare_ends_its_command_first(tmp_path: Path, to_group: bool) -> None:
+    """A scheduler's SIGTERM reaches compare alone, a Ctrl-C the whole group."""
+    script, log = tmp_path / "python", tmp_path / "python.log"
+    script.write_text(SLOW_TO_STOP)
+    script.chmod(0o755)
+    code = f"import sys; from recipe.commands import compare; sys.executable = {str(script)!r}; "
+    code += "sys.exit(compare._command(['train']))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not log.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    if to_group:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
+    assert process.wait(60) == 130
+    assert log.read_text() == "started\nended\n"
+
+
+def test_hypotheses_of_ones_own_are_passed_on_to_the_runs(tmp_path: Path, commands: Commands) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("hypotheses:\n- {id: a, says: b, quantity: none.on.hack, at_most: 1}\n")
     assert compare(["arms=[none]", "seeds=[4]", "evil_moe.pin.weight=0"], None, path) == 1
@@ -122,8 +176,6 @@ def test_the_report_reads_from_a_config_what_is_deployed(tmp_path: Path, arm: st
 
 @pytest.mark.slow
 def test_a_failed_run_does_not_take_the_others_with_it(tmp_path: Path) -> None:
-    import subprocess
-
     # Refused before anything is started: the first arm's folder belongs to another config.
     for arm in ("none", "router"):
         folder = tmp_path / "runs" / "nano" / arm / "seed0"
