@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -218,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is imported: threads that wait for a core somebody else has are to sleep soon, not spin. On two shared
     # cores the warm start takes several times as long otherwise.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C
     try:
         return int(args.handler(args))
     except (ValueError, FileNotFoundError, RuntimeError, SandboxFault) as error:

@@ -98,6 +98,13 @@ def test_a_fault_inside_a_library_is_not_made_a_line(monkeypatch: pytest.MonkeyP
         cli.main(["doctor"])
 
 
+def test_a_sigterm_is_a_ctrl_c():
+    code = "import os, sys; from recipe import cli; from recipe.commands import handlers; "
+    code += "handlers.handle_doctor = lambda args: os.kill(os.getpid(), 15); sys.exit(cli.main(['doctor']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (cli.INTERRUPTED, "evil-moe: stopped\n")
+
+
 def test_a_run_is_found_by_its_overrides():
     assert (
         handlers._run_dir([], ["arm=none", "seed=2", "evil_moe.eval.samples_per_problem=1"])
