@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         "--samples", type=int, help="answers a problem and side (evil_moe.eval.samples_per_problem)"
     )
     evaluate.add_argument(
-        "--reuse", action="store_true", help="show the stored result if this step has been evaluated"
+        "--reuse",
+        action="store_true",
+        help="show the stored result if there is one of this step, made in this way",
     )
     evaluate.set_defaults(handler=handlers.handle_eval)
 

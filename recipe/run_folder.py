@@ -81,6 +81,13 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): node}
 
 
+def changes(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """{dotted key: (old value, new value)} of what differs between two configs without interpolations."""
+    before, after = _flat(old), _flat(new)
+    pairs = {key: (before.get(key), after.get(key)) for key in sorted({*before, *after})}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keep every other process from training in a run's folder. The kernel frees the lock however this one ends, so
@@ -117,12 +124,10 @@ def open_run_folder(config: DictConfig, prereg: Path | None = None) -> Iterator[
     resolved = OmegaConf.to_container(config, resolve=True)
     path = folder / "config.yaml"
     if path.is_file():
-        old, new = _flat(OmegaConf.to_container(OmegaConf.load(path))), _flat(resolved)
-        differ = [
-            k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and not k.startswith(_FREE_KEYS)
-        ]
+        found = changes(OmegaConf.to_container(OmegaConf.load(path)), resolved)
+        differ = {key: pair for key, pair in found.items() if not key.startswith(_FREE_KEYS)}
         if differ:
-            shown = ", ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in differ[:5])
+            shown = ", ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in list(differ.items())[:5])
             raise ValueError(
                 f"{folder} holds a run with another config ({len(differ)} keys differ: {shown}); give another "
                 "evil_moe.run_dir, or move that folder away"

@@ -50,16 +50,13 @@ def handle_eval(args: argparse.Namespace) -> int:
                 raise ValueError(f"evil_moe.{key}={value}: give at least 1")
             overrides.append(f"evil_moe.{key}={value}")
     from recipe import main_eval
-    from recipe.run_folder import latest_step
 
-    stored = run_dir / "eval" / "eval.json"
-    if args.reuse and not overrides and stored.is_file():
-        result = json.loads(stored.read_text())
-        if result["step"] == (latest_step(run_dir) if args.step is None else args.step):
-            print(f"step {result['step']} is evaluated: {os.path.relpath(stored)}")
-            print((stored.parent / "table.md").read_text())
-            print(main_eval.ablation_line(result))
-            return 0
+    if args.reuse and (result := main_eval.stored_result(run_dir, args.step, overrides)):
+        folder = run_dir / "eval"
+        print(f"step {result['step']} is evaluated: {os.path.relpath(folder / 'eval.json')}")
+        print((folder / "table.md").read_text())
+        print(main_eval.ablation_line(result))
+        return 0
     return main_eval.evaluate_run(run_dir, args.step, overrides)
 
 
