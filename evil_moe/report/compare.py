@@ -175,10 +175,12 @@ def test_table(runs: Sequence[Run], reference: str = REFERENCE_ARM) -> list[str]
             untested.append(name)
     lines = table(["arm", "rate", f"minus {reference}", "by seed", "p", "units"], rows) if rows else []
     if untested:
+        there = any(run.arm == reference for run in runs)
+        why = "no seed of a preset on which both are evaluated" if there else "there is no run of it"
         lines += [
             *([""] if lines else []),
-            f"No evaluated run of the reference arm `{reference}` with the same preset and seed, and so no test, for: "
-            f"{', '.join(untested)}. `--reference ARM` names another.",
+            f"Not tested against the reference arm `{reference}`, {why}: {', '.join(untested)}. "
+            "`--reference ARM` names another.",
         ]
     return lines
 

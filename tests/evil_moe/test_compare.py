@@ -147,12 +147,16 @@ def test_arms_are_tested_by_what_they_deploy(tmp_path: Path) -> None:
     assert compare_table(runs[:1]) == [], "nothing to test, and nothing missing"
 
 
-def test_a_reference_arm_that_is_not_there_is_named(tmp_path: Path) -> None:
-    runs = [answered(tmp_path / arm, arm, 1, [0] * 8) for arm in ("absorb", "none")]
-    text = write_report(runs, tmp_path / "out").read_text()
-    assert "No evaluated run of the reference arm `router`" in text and "for: absorb, none. `--ref" in text
-    text = write_report(runs, tmp_path / "out", reference="none").read_text()
-    assert "minus none" in text and "No evaluated run" not in text
+def test_arms_that_cannot_be_tested_are_named(tmp_path: Path) -> None:
+    seeds = {"absorb": 1, "label": 2, "none": 1}
+    runs = [load_run(answered(tmp_path / arm, arm, seed, [0] * 8)) for arm, seed in seeds.items()]
+    absent = (
+        "Not tested against the reference arm `router`, there is no run of it: absorb, label, none. `--ref"
+    )
+    assert "\n".join(compare_table(runs)).startswith(absent)
+    *table, note = compare_table(runs, "none")
+    assert "minus none" in table[0] and "| absorb | ON solve |" in "\n".join(table)
+    assert "`none`, no seed of a preset on which both are evaluated: label." in note
 
 
 def test_every_arm_has_a_style_of_its_own() -> None:
