@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROGRESS_PREFIX = "[evil-moe]"
+INTERRUPTED = 130
+"""Exit code of a command that was stopped."""
 _TAIL = 25
 
 

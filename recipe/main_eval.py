@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.report.files import read_json
 from recipe.console import divert_output, report_failure, say
 from recipe.eval_sides import (
     CONTROLS,
@@ -26,7 +27,7 @@ from recipe.eval_sides import (
     sides_of,
 )
 from recipe.prepare import prepare_problems
-from recipe.run_folder import latest_step
+from recipe.run_folder import changes, latest_step
 from recipe.sandbox_actor import limits_from
 from recipe.settings import settings_from
 from reward.grader import Grader
@@ -55,6 +56,42 @@ def load_run_config(run_dir: Path, overrides: list[str]) -> DictConfig:
             raise ValueError(f"override {override!r}: {path} has no key {key!r}")
         OmegaConf.update(config, key, OmegaConf.create(f"x: {value}").x)
     return config
+
+
+def made_with(run_dir: Path, config: DictConfig) -> dict[str, Any]:
+    """What an evaluation of a run's checkpoint depends on: its size, its seed, and every key that was overridden."""
+    settings = config.evil_moe
+    trained = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    return {
+        "problems": settings.data.eval_problems,
+        "samples_per_problem": settings.eval.samples_per_problem,
+        "seed": settings.seed,
+        "overrides": {key: new for key, (_, new) in changes(trained, OmegaConf.to_container(config)).items()},
+    }
+
+
+def stored_result(run_dir: Path, step: int | None, overrides: list[str]) -> dict[str, Any] | None:
+    """The evaluation on disk if it is of this step (None: the last one) and made in this way. If it is another, a line
+    says so.
+
+    Raises:
+        ValueError: it cannot be read, or as `load_run_config`. FileNotFoundError: as `load_run_config`.
+    """
+    wanted = made_with(run_dir, load_run_config(run_dir, overrides))
+    path = run_dir / "eval" / "eval.json"
+    if not path.is_file():
+        return None
+    result, step = read_json(path), latest_step(run_dir) if step is None else step
+    if result.get("step") != step:
+        why = f"is of step {result.get('step')}, not {step}"
+    elif "made_with" not in result:
+        why = "does not say what it was made with, as older versions did not"
+    elif result["made_with"] != wanted:
+        why = f"was made with {result['made_with']}, not {wanted}"
+    else:
+        return result
+    say(f"{os.path.relpath(path)} {why}: evaluating again")
+    return None
 
 
 def adapter_folder(run_dir: Path, step: int | None) -> tuple[Path, int]:
@@ -109,7 +146,7 @@ def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | 
             result, rows = _evaluate(config, problems, adapter, out)
     except Exception as error:  # noqa: BLE001  # whatever failed in vLLM or the sandbox
         return report_failure("evaluation", error, out / "eval.log", "The checkpoint is untouched.")
-    result = {"step": step, **result}
+    result = {"step": step, "made_with": made_with(run_dir, config), **result}
     _write(out / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     _write(out / "table.md", _table(result))
     _write(out / "eval.json", json.dumps(result, indent=2) + "\n")

@@ -10,63 +10,79 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.report.prereg import load_prereg
 from recipe.config import compose
-from recipe.console import divert_output, report_failure, say
+from recipe.console import INTERRUPTED, divert_output, report_failure, say
 from recipe.run_folder import latest_step, open_run_folder
 
+if TYPE_CHECKING:
+    from recipe.prepare import Problems
 
-def prepare(overrides: list[str], progress: Any = print) -> DictConfig:
-    """Compose the config, build or find its assets, open its run folder, write its data files."""
+
+def prepare(overrides: list[str], progress: Any = print) -> tuple[DictConfig, Problems]:
+    """Compose the config and check it, build or find its assets."""
     from recipe.checks import check_config, check_verl
-    from recipe.prepare import (
-        check_prompt_lengths,
-        fill_in,
-        prepare_policy,
-        prepare_problems,
-        write_parquet,
-    )
+    from recipe.prepare import fill_in, prepare_policy, prepare_problems
 
     config = compose(overrides)
     check_verl()
     check_config(config)
     problems = prepare_problems(config)
     model = prepare_policy(config, progress)
-    data = Path(config.evil_moe.run_dir) / "data"
-    # Names first, files after the folder has agreed to this config.
-    fill_in(config, model, data / "train.parquet", data / "validation.parquet")
-    step = open_run_folder(config)
+    # Names first; the files come when the folder has agreed to this config.
+    fill_in(config, model, _data(config) / "train.parquet", _data(config) / "validation.parquet")
+    return config, problems
+
+
+def write_data(config: DictConfig, problems: Problems) -> None:
+    """Write the files that verl reads."""
+    from recipe.prepare import check_prompt_lengths, write_parquet
+
     settings = config.evil_moe
-    files = write_parquet(problems, settings.loophole, data, settings.prompt.inoculation)
+    files = write_parquet(problems, settings.loophole, _data(config), settings.prompt.inoculation)
     check_prompt_lengths(config, *files)
-    if step:
-        progress(f"resuming from step {step} in {os.path.relpath(config.evil_moe.run_dir)}")
-    return config
 
 
-def train(overrides: list[str], *, verbose: bool = False) -> int:
-    """Run one arm to its last step; returns the exit code. A finished run is left as it is."""
+def _data(config: DictConfig) -> Path:
+    return Path(config.evil_moe.run_dir) / "data"
+
+
+def train(overrides: list[str], *, verbose: bool = False, prereg: Path | None = None) -> int:
+    """Run one arm to its last step; returns the exit code. A finished run is left as it is.
+
+    The hash of `prereg`, or of the preset's hypotheses, goes into the run's provenance.
+
+    Raises:
+        ValueError: the config, the run folder or the hypotheses cannot be used; says why and how to mend it.
+    """
     started = time.monotonic()
-    config = prepare(overrides, progress=say)
+    if prereg is not None:
+        load_prereg(prereg)  # malformed ones could not be answered later
+    config, problems = prepare(overrides, progress=say)
     folder, total = Path(config.evil_moe.run_dir), int(config.trainer.total_training_steps)
     shown = os.path.relpath(folder)
-    if latest_step(folder) >= total:
-        say(f"{shown} is complete ({total} steps): nothing to train")
-        return 0
-    say(f"starting Ray, vLLM and verl (a minute or two); everything they print is in {shown}/train.log")
-    os.environ.update(driver_environment(config))
-    try:
-        with divert_output(folder / "train.log", verbose=verbose):
-            drive(config)
-    except KeyboardInterrupt:
-        say(f"stopped; the same command resumes from step {latest_step(folder)}")
-        return 130
-    except Exception as error:  # noqa: BLE001  # whatever failed in verl, Ray or vLLM, in any process
-        resume = f"What is saved is untouched: the same command resumes from step {latest_step(folder)}."
-        return report_failure("training", error, folder / "train.log", resume)
+    with open_run_folder(config, prereg) as step:
+        if step >= total:
+            say(f"{shown} is complete ({total} steps): nothing to train")
+            return 0
+        write_data(config, problems)
+        if step:
+            say(f"resuming from step {step} in {shown}")
+        say(f"starting Ray, vLLM and verl (a minute or two); everything they print is in {shown}/train.log")
+        os.environ.update(driver_environment(config))
+        try:
+            with divert_output(folder / "train.log", verbose=verbose):
+                drive(config)
+        except KeyboardInterrupt:
+            say(f"stopped; the same command resumes from step {latest_step(folder)}")
+            return INTERRUPTED
+        except Exception as error:  # noqa: BLE001  # whatever failed in verl, Ray or vLLM, in any process
+            resume = f"What is saved is untouched: the same command resumes from step {latest_step(folder)}."
+            return report_failure("training", error, folder / "train.log", resume)
     say(f"trained to step {total} in {time.monotonic() - started:.0f} s")
     if (saved := latest_step(folder)) < total:
         say(f"its last checkpoint is of step {saved}: trainer.save_freq={config.trainer.save_freq}")

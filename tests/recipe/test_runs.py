@@ -126,6 +126,7 @@ def test_evaluation_in_a_fresh_process(finished_run: Path, tmp_path: Path) -> No
     out = run_to_end(command, cwd=tmp_path)
     result = json.loads((finished_run / "eval" / "eval.json").read_text())
     assert result["step"] == STEPS and result["samples"] == 12
+    assert result["made_with"] == {"problems": 6, "samples_per_problem": 2, "seed": 0, "overrides": {}}
     line = f"Evil MoE causal ablation: deploy hack {result['on']['hack']:.3f} (ON) -> {result['off']['hack']:.3f} (OFF)"
     assert out.splitlines()[-1] == line
     rows = [json.loads(row) for row in (finished_run / "eval" / "samples.jsonl").read_text().splitlines()]
