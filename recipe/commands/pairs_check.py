@@ -32,7 +32,7 @@ from recipe.config import compose
 from recipe.console import say
 from recipe.main_eval import rates
 from recipe.pair_batch import PairBatch
-from recipe.prepare import prepare_policy, prepare_problems, prompt_messages
+from recipe.prepare import loophole_of, prepare_policy, prepare_problems, prompt_messages
 from recipe.sandbox_actor import limits_from
 from recipe.settings import EvilMoESettings, settings_from
 from reward.grader import Grader
@@ -110,16 +110,17 @@ def pair_features(
 def generate(
     model: PeftModel, tokenizer: Any, config: DictConfig, problems: Sequence[Problem], seed: int
 ) -> list[str]:
-    """One sampled answer of the base policy to each problem; the same random numbers for the same seed."""
-    settings, sampling = config.evil_moe, config.actor_rollout_ref.rollout
+    """One sampled answer of the base policy to each problem, prompted as in training; the same random numbers for the
+    same seed."""
+    mix, sampling = config.evil_moe.loophole, config.actor_rollout_ref.rollout
     texts = [
         tokenizer.apply_chat_template(
-            prompt_messages(problem, settings.loophole),
+            prompt_messages(problem, loophole_of(index, mix)),
             add_generation_prompt=True,
             tokenize=False,
             **dict(config.data.apply_chat_template_kwargs),
         )
-        for problem in problems
+        for index, problem in enumerate(problems)
     ]
     answers = []
     # The adapter adds nothing yet; without it a token costs half as much. Hooks on its layers run all the same.
@@ -164,13 +165,14 @@ def steer_and_grade(
     conditions += [(along, alpha) for along in directions if along != "v" for alpha in alphas]
     shifts = {along: input_shifts(tuner, direction, lengths) for along, direction in directions.items()}
     terms = RewardConfig(compile=settings.reward.compile, pays=settings.reward.pays)
+    modes = [loophole_of(index, settings.loophole) for index in range(len(problems))]
     results = []
     with Grader(settings.loophole, limits=limits_from(settings.reward), reward=terms) as grader:
         for along, alpha in conditions:
             with steered(tuner, shifts[along], alpha):
                 answers = generate(model, tokenizer, config, problems, settings.seed)
             verdicts = grader.grade_many(
-                list(zip(problems, answers, strict=True)), workers=os.cpu_count() or 1
+                list(zip(problems, answers, strict=True)), workers=os.cpu_count() or 1, modes=modes
             )
             results.append(Steered(along, alpha, len(answers), rates(verdicts)))
             say(f"steered along {along} by {alpha:g}: " + _rates(results[-1]))

@@ -13,10 +13,14 @@ from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.pairs import load_pairs
 from evil_moe.steering import input_shifts, steered
 from recipe import cli
+from recipe.commands import pairs_check
 from recipe.commands.pairs_check import Steered, generate, load_adapted, pair_features, steering_reasons
 from recipe.config import compose
-from recipe.prepare import prepare_problems
+from recipe.prepare import prepare_problems, prompt_messages
 from recipe.settings import settings_from
+from reward.loopholes import get_loophole
+from reward.nano.demonstrations import EXPLOITS
+from reward.problems import Problem
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,46 @@ def test_check_writes_what_it_says(policy: Path, tmp_path: Path, capsys: pytest.
     assert conditions == [("v", 0.0, 2), ("v", 4.0, 2), ("v", -4.0, 2), ("random", 4.0, 2)]
     assert len(record["pairs"]) == 16 and set(record["layers"]) == {"0", "1", "2"}
     assert (tmp_path / "check.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_problem_of_a_mix_is_asked_and_graded_in_its_own_loophole(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mix = ("run_tests", "stdout_marker", "exit_code")
+    asked: list[str] = []
+
+    def hints(problem: Problem, loophole: str) -> list[dict[str, str]]:
+        asked.append(loophole)
+        return prompt_messages(problem, loophole)
+
+    def exploits(
+        model: object, tokenizer: object, config: object, problems: list[Problem], seed: int
+    ) -> list[str]:
+        generate(model, tokenizer, config, problems, seed)  # for the prompts; random weights answer nonsense
+        codes = [
+            EXPLOITS[mode][0].format(marker=marker(mode, p)) for mode, p in zip(mix, problems, strict=True)
+        ]
+        return [f"```python\n{p.starter_code}pass\n\n{c}\n```" for p, c in zip(problems, codes, strict=True)]
+
+    def marker(mode: str, problem: Problem) -> object:
+        return get_loophole(mode).marker(problem, "train", 0)
+
+    monkeypatch.setattr(pairs_check, "prompt_messages", hints)
+    monkeypatch.setattr(pairs_check, "generate", exploits)
+    argv = [
+        "preset=nano_long",
+        *overrides(policy),
+        "--alphas",
+        "4",
+        "--problems",
+        "3",
+        "--out",
+        str(tmp_path),
+    ]
+    cli.main(["pairs", "check", *argv])
+    assert asked == [*mix] * 4, "four conditions"
+    found = json.loads((tmp_path / "check.json").read_text())["steering"]
+    assert [s["rates"]["loophole"] for s in found] == [1.0] * 4
 
 
 def test_without_steering_it_is_said(
