@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.features import stack_features
 from evil_moe.nano_policy import build_model, save, train_tokenizer
-from evil_moe.probe import Probe, fit_probe
+from evil_moe.probe import FeatureBasis, Probe, fit_probe
 from evil_moe.router import Router
 from recipe import cli
 from recipe.adapter_checkpoint import save_adapter_checkpoint
@@ -42,6 +43,7 @@ from reward.problems.sources import load_nano
 from tests.conftest import perturb
 from tests.recipe.conftest import environment
 
+BASIS = FeatureBasis(policy="p", init="gaussian", init_seed=0, feature_state="base")
 KEYS = [f"000007-{i:04d}_0_0" for i in range(8)]
 REWARDS = [3.5, 0.5, 3.5, 0.0, 3.5, 3.5, 0.5, 0.5]
 LABELS = [True, False, False, False, True, True, False, False]
@@ -102,8 +104,8 @@ def test_a_probe_flags_from_its_threshold_and_sees_no_label(tmp_path: Path) -> N
     generator = torch.Generator().manual_seed(0)
     hack = torch.rand(800, generator=generator) < 0.5
     features = torch.randn(800, 2, 4, generator=generator) + 2.0 * hack[:, None, None]
-    fit_probe(features, hack, torch.arange(800), "mass_mean").save(tmp_path)
-    probe = Probe.load(tmp_path)
+    fit_probe(features, hack, torch.arange(800), "mass_mean").save(tmp_path, BASIS)
+    probe = Probe.load(tmp_path, BASIS)
     monitor = stage(kind="probe", probe=str(tmp_path), action="progressive", penalty=2.0)
     result = monitor(7, KEYS, REWARDS, LABELS, TEXTS, TEXTS, features[:8])
     score = probe.score(features[:8])
@@ -170,6 +172,7 @@ def stored_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {
         "actor_rollout_ref": {"model": {"path": str(policy)}},
         "data": {"apply_chat_template_kwargs": {}, "max_response_length": 20},
+        "evil_moe": {"policy": {"kind": "hub"}, "adapter": {"init_seed": 3}, "feature_state": "rollout"},
     }
     OmegaConf.save(OmegaConf.create(config), run / "config.yaml")
     (run / "data").mkdir()
@@ -248,6 +251,12 @@ def test_the_command_writes_a_probe_that_the_stage_takes(
     monitor = stage(kind="probe", probe=str(out))
     assert monitor.probe is not None and monitor.probe.report.auroc > 0.95
     assert monitor.probe.weight.shape == (21, 4)
+    model = load_run_config(stored_run, []).actor_rollout_ref.model.path
+    basis = FeatureBasis(policy=model, init="gaussian", init_seed=3, feature_state="base")
+    settings = MonitorSettings(kind="probe", probe=str(out))
+    assert MonitorStage(settings, 0, basis).probe is not None
+    with pytest.raises(ValueError, match=r"init_seed=3, and this run has 0"):
+        MonitorStage(settings, 0, replace(basis, init_seed=0))
     assert cli.main(["probe", str(stored_run), "--out", str(out)]) == cli.USER_ERROR
     assert "is there already" in capsys.readouterr().err
     assert cli.main(["probe", str(stored_run), "--out", str(tmp_path / "x"), "--steps", "9-3"]) == 2
