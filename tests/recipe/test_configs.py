@@ -29,7 +29,11 @@ PRESETS = (*NANO, "qwen3_4b_1x96gb", "qwen3_4b_fsdp")
 ARMS = choices("arm")
 MAIN_ARMS = ("none", "absorb", "router", "frozen", "random")
 #: What an arm cannot have a default for.
-NEEDS = {"judge_penalty": ("evil_moe.monitor.base_url=http://localhost:1/v1", "evil_moe.monitor.model=m")}
+NEEDS = {
+    arm: ("evil_moe.monitor.base_url=http://localhost:1/v1", "evil_moe.monitor.model=m")
+    for arm in ARMS
+    if arm.startswith("judge")
+}
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256)
 
 
@@ -87,6 +91,17 @@ def test_every_preset_composes_with_every_arm(preset: str, arm: str):
     assert settings.adapter.init_seed == 3
     assert settings.run_dir.endswith(f"runs/{preset}/{arm}/seed3")
     assert config.actor_rollout_ref.model.lora.evil_moe.arm == arm, "the workers see other settings"
+
+
+@pytest.mark.parametrize("kind", ["monitor", "probe", "judge"])
+def test_a_monitors_arms_differ_in_what_it_does(kind: str):
+    """A name says the action. The detector's scores are 0 and 1, so with it `progressive` would be `penalty` again."""
+    arms = [arm for arm in ARMS if arm.startswith(f"{kind}_")]
+    actions = ["penalty", "progressive", "screening"] if kind != "monitor" else ["penalty", "screening"]
+    assert arms == [f"{kind}_{action}" for action in actions]
+    nodes = [dict(_composed(f"arm={arm}", *NEEDS.get(arm, ())).evil_moe.monitor) for arm in arms]
+    assert [node.pop("action") for node in nodes] == actions
+    assert all(node == nodes[0] for node in nodes), "the same monitor"
 
 
 def test_a_probe_is_of_its_seed_and_no_other(tmp_path: Path):
