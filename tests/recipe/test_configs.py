@@ -104,6 +104,14 @@ def test_a_monitors_arms_differ_in_what_it_does(kind: str):
     assert all(node == nodes[0] for node in nodes), "the same monitor"
 
 
+def test_dials_in_the_names_of_arms_are_theirs():
+    for share in (20, 50, 90):
+        detector = _composed(f"arm=label_recall{share}").evil_moe.detector
+        assert (detector.true_positive_rate, detector.false_positive_rate) == (share / 100, 0.0)
+    for arm, m in (("project_svd8", 8), ("project_svd", 16), ("project_svd32", 32)):
+        assert _composed(f"arm={arm}").evil_moe.gradient.options == {"magnitude": True, "denoise": m}
+
+
 def test_a_probe_is_of_its_seed_and_no_other(tmp_path: Path):
     """A0 and the nano policy follow from the seed, and a probe of other features has the right shape all the same."""
     config, other_seed = (_composed("arm=probe_penalty", f"seed={seed}").copy() for seed in (0, 1))
