@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +30,8 @@ from recipe.monitor_settings import MonitorSettings
 from recipe.prepare import prompt_messages
 from recipe.read_features import load_adapted, read_features
 from reward.monitors import Judge, JudgeCase
-from reward.monitors.judge import REMINDER, question
 from reward.problems.sources import load_nano
 from tests.conftest import perturb
-from tests.recipe.conftest import environment
 
 BASIS = FeatureBasis(policy="p", init="gaussian", init_seed=0, feature_state="base")
 KEYS = [f"000007-{i:04d}_0_0" for i in range(8)]
@@ -272,56 +262,6 @@ def test_steps() -> None:
 
 
 # ---------------------------------------------------------------- a judge that vLLM serves
-
-
-@pytest.fixture(scope="module")
-def vllm_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """vLLM's own OpenAI server on this machine, with a nano policy of random weights; its address."""
-    folder = tmp_path_factory.mktemp("judge")
-    # Of the judge's own words: the question has to fit into 512 positions.
-    tokenizer = train_tokenizer([question(JudgeCase("Add two.", "def run_tests(): return True")), REMINDER])
-    save(build_model(tokenizer, seed=0), tokenizer, folder / "policy")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
-        "--model", str(folder / "policy"), "--served-model-name", "nano-judge", "--dtype", "float32",
-        "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "8",
-    ]  # fmt: skip
-    env = environment() | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 600
-        while not _healthy(port):
-            text = (folder / "server.log").read_text()[-3000:]
-            assert server.poll() is None, f"the server ended by itself:\n{text}"
-            assert time.monotonic() < deadline, f"the server is not up:\n{text}"
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)  # its session: the server and the engine it started
-            server.wait()
-
-
-def _healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @pytest.mark.slow
