@@ -2,7 +2,8 @@
 
 The pairs are read as a run reads them: on the policy it starts from, through the adapter at the init that its arm
 names, and of the kind that its router reads, activations or gradients. (The fine-tuning of the quarantine that
-`evil_moe.adapter.quarantine_steps` asks for is left out.) Then the policy is steered along the direction while it
+`evil_moe.adapter.quarantine_steps` asks for is left out; an init that is made from the pairs is refused, as none of them
+could be held out from it.) Then the policy is steered along the direction while it
 answers held-out prompts, and along a random direction as a placebo; every answer is graded by running it. All in one
 process, without verl or vLLM.
 """
@@ -23,7 +24,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from evil_moe.adapter import lora2r_model
-from evil_moe.adapter.init import CONTRASTIVE, initialise, input_covariances
+from evil_moe.adapter.init import CONTRASTIVE, initialise
 from evil_moe.direction import contrastive_direction, haar_direction
 from evil_moe.direction_checks import DirectionChecks, check_direction, verdict
 from evil_moe.features import normalise_per_module
@@ -90,7 +91,7 @@ def load_adapted(
     """The policy with the adapter at its init, as the training engine builds it, its tokenizer, and the pairs' sides.
 
     Raises:
-        ValueError: as `evil_moe.adapter.init.initialise`.
+        ValueError: as `evil_moe.adapter.init.initialise`, to which no covariances are given.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -100,16 +101,7 @@ def load_adapted(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config_of_adapter = adapter_config(config.actor_rollout_ref.model, settings.adapter)
     model = get_peft_model(base.to(device), config_of_adapter).eval()
-    tuner, init, covariances = lora2r_model(model), settings.adapter.init, None
-    if init in CONTRASTIVE:
-        inputs, completion = batch.inputs(model.device)
-        covariances = input_covariances(
-            tuner,
-            lambda: model(**inputs, use_cache=False, logits_to_keep=1),
-            completion,
-            batch.hack.to(model.device),
-        )
-    initialise(tuner, init, covariances=covariances)
+    initialise(lora2r_model(model), settings.adapter.init)
     return model, tokenizer, batch
 
 
@@ -199,7 +191,8 @@ def check(
     """Run the checks, print the table and the verdict, write JSON and a plot; 0 if the direction is good enough.
 
     Raises:
-        ValueError: a config, pairs or alphas that cannot be used, or steering along a direction of gradients.
+        ValueError: a config, pairs or alphas that cannot be used, an init made from the pairs, or steering along a
+            direction of gradients.
     """
     if steering and (not alphas or min(alphas) <= 0):
         raise ValueError(
@@ -213,6 +206,11 @@ def check(
         raise ValueError(
             "evil_moe.router.feature=gradient: steering adds to activations, and this direction is one of gradients; "
             "ask the pairs alone with --no-steering"
+        )
+    if settings.adapter.init in CONTRASTIVE:
+        raise ValueError(
+            f"evil_moe.adapter.init={settings.adapter.init} makes the adapter from these pairs, so none of them can be "
+            "held out from the direction in it: check it with evil_moe.adapter.init=gaussian or pissa"
         )
     pairs = load_pairs(
         settings.pairs.paths,

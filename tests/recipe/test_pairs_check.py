@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evil_moe import direction_checks
 from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
-from evil_moe.adapter.init import initialise, input_covariances
+from evil_moe.adapter.init import initialise
 from evil_moe.direction_checks import DirectionChecks
 from evil_moe.features import gradient_features, stack_features
 from evil_moe.nano_policy import build_model, save, train_tokenizer
@@ -24,7 +24,7 @@ from recipe import cli
 from recipe.commands import pairs_check
 from recipe.commands.pairs_check import Steered, generate, load_adapted, pair_features, steering_reasons
 from recipe.config import compose
-from recipe.pair_batch import PairBatch, tokenize_side
+from recipe.pair_batch import tokenize_side
 from recipe.prepare import prepare_problems, prompt_messages
 from recipe.settings import settings_from
 from reward.loopholes import get_loophole
@@ -161,7 +161,6 @@ def sides_by_hand(model: PeftModel, policy: Path, gradient: bool) -> list[Tensor
     [
         (["arm=route_grad"], True, "gaussian"),
         (["arm=pissa"], False, "pissa"),
-        (["arm=signed_corda", "seed=1"], False, "signed_corda"),
     ],
 )
 def test_the_arms_own_kind_of_feature_and_init_are_judged(
@@ -182,17 +181,8 @@ def test_the_arms_own_kind_of_feature_and_init_are_judged(
     argv = ["pairs", "check", *options, *overrides(policy), "--no-steering", "--out", str(tmp_path)]
     assert cli.main(argv) in (0, 1)
     base = AutoModelForCausalLM.from_pretrained(policy)
-    seed = len(options) - 1
-    model = get_peft_model(base, Lora2rConfig(r=8, init_seed=seed, task_type="CAUSAL_LM")).eval()
-    covariances = None
-    if init == "signed_corda":
-        pairs = load_pairs(groups="overwritten_evaluation")
-        batch = PairBatch(pairs, AutoTokenizer.from_pretrained(policy), {}, 0, 1)
-        inputs, completion = batch.inputs("cpu")
-        covariances = input_covariances(
-            lora2r_model(model), lambda: model(**inputs), completion, torch.arange(32) < 16
-        )
-    initialise(lora2r_model(model), init, covariances=covariances)
+    model = get_peft_model(base, Lora2rConfig(r=8, task_type="CAUSAL_LM")).eval()
+    initialise(lora2r_model(model), init)
     expected = sides_by_hand(model, policy, gradient)
     for found, by_hand in zip((judged["hack"], judged["clean"]), expected, strict=True):
         torch.testing.assert_close(found, by_hand, rtol=1e-3, atol=1e-5 * by_hand.abs().max().item())
@@ -230,6 +220,7 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "--alphas", "a"], "give numbers with commas"),
         (["check", "--alphas", "0,4"], "give numbers above 0"),
         (["check", "--problems", "0"], "problems=0: give at least 1"),
+        (["check", "arm=corda", "--no-steering"], "none of them can be held out"),
         (["check", "arm=route_grad"], "ask the pairs alone with --no-steering"),
         (["show", "--id", "nope"], "no pair is called 'nope'"),
     ],
