@@ -3,7 +3,8 @@
     score = cos(h[L], v[L]),   L = the modules of the layers whose middle lies in a share of the depth
 
 Representation engineering reads concepts there (Zou et al. 2023; Wu & Tang 2026): early layers are about tokens, the
-last ones about the next token.
+last ones about the next token. On nano's three layers no middle lies in the default share, and the nearest is the last
+layer's, so there the choice has nothing of that rationale.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from evil_moe.gates import make_gate
 from evil_moe.gradients import make_gradient_transform
 from evil_moe.pairs import load_pairs
 from recipe.adapter_config import adapter_config
-from recipe.monitor import MonitorStage
+from recipe.monitor import MonitorStage, feature_basis
 from recipe.settings import GATED_ON_POLICY, settings_from
 from reward.inoculation import inoculate
 from reward.loopholes import mixed
@@ -62,7 +62,7 @@ def check_config(config: Any) -> None:
     if settings.gradient.name:
         make_gradient_transform(settings.gradient.name, **settings.gradient.options)
     inoculate([], settings.prompt.inoculation)
-    MonitorStage(settings.monitor, settings.seed)
+    MonitorStage(settings.monitor, settings.seed, feature_basis(config))
     dials = {name: value for name, value in asdict(settings.detector).items() if value is not None}
     if gate.needs_flag:
         Detector(**dials)

@@ -105,10 +105,22 @@ def prepare_policy(config: DictConfig, progress: Progress) -> str:
     )
 
 
+def policy_name(config: DictConfig) -> str:
+    """A name that tells the policy a run starts from from every other: with a digest of what a nano policy is made of,
+    else its path or hub name. Nothing is built."""
+    if config.evil_moe.policy.kind != "nano":
+        return config.actor_rollout_ref.model.path
+    return _nano_policy_name(int(config.seed), config.evil_moe.loophole)
+
+
+def _nano_policy_name(seed: int, mix: str) -> str:
+    key = _digest(RECIPE_VERSION, seed, mix, _source(reward.nano), _source(evil_moe.nano_policy))
+    return f"nano-policy-{key}"
+
+
 def nano_policy_folder(seed: int, mix: str, progress: Progress) -> Path:
     """The warm-started nano policy of a seed, built on first use (three minutes on two cores, more where it must go on)."""
-    key = _digest(RECIPE_VERSION, seed, mix, _source(reward.nano), _source(evil_moe.nano_policy))
-    folder = (CACHE / f"nano-policy-{key}").absolute()
+    folder = (CACHE / _nano_policy_name(seed, mix)).absolute()
     if (folder / "config.json").is_file():
         progress(f"nano policy: cached in {os.path.relpath(folder)}")
         return folder

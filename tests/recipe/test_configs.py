@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.adapter import Lora2rConfig
 from evil_moe.export import export_rank
+from evil_moe.probe import fit_probe
 from recipe.checks import check_config
 from recipe.commands import compare
 from recipe.config import CONFIG_DIR, choices, compose
 from recipe.doctor.memory import find_architecture, workload
 from recipe.doctor.memory_plan import plan_memory
+from recipe.monitor import feature_basis
 from recipe.run_folder import _flat
 from recipe.settings import settings_from
 from reward.loopholes import mixed
@@ -25,7 +29,11 @@ PRESETS = (*NANO, "qwen3_4b_1x96gb", "qwen3_4b_fsdp")
 ARMS = choices("arm")
 MAIN_ARMS = ("none", "absorb", "router", "frozen", "random")
 #: What an arm cannot have a default for.
-NEEDS = {"judge_penalty": ("evil_moe.monitor.base_url=http://localhost:1/v1", "evil_moe.monitor.model=m")}
+NEEDS = {
+    arm: ("evil_moe.monitor.base_url=http://localhost:1/v1", "evil_moe.monitor.model=m")
+    for arm in ARMS
+    if arm.startswith("judge")
+}
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256)
 
 
@@ -71,8 +79,11 @@ def test_every_arm_says_what_it_is():
 def test_every_preset_composes_with_every_arm(preset: str, arm: str):
     config = _composed(f"preset={preset}", f"arm={arm}", "seed=3", *NEEDS.get(arm, ()))
     if arm.startswith("probe"):
-        with pytest.raises(FileNotFoundError, match="fit a probe first"):
+        with pytest.raises(
+            FileNotFoundError, match=f"{Path.cwd()}/runs/{preset}/probe/seed3.*fit a probe first"
+        ):
             check_config(config)
+        assert config.evil_moe.feature_state == "base", "the state that a probe is fitted in"
     else:
         check_config(config)
     settings = settings_from(config.evil_moe)
@@ -80,6 +91,45 @@ def test_every_preset_composes_with_every_arm(preset: str, arm: str):
     assert settings.adapter.init_seed == 3
     assert settings.run_dir.endswith(f"runs/{preset}/{arm}/seed3")
     assert config.actor_rollout_ref.model.lora.evil_moe.arm == arm, "the workers see other settings"
+
+
+@pytest.mark.parametrize("kind", ["monitor", "probe", "judge"])
+def test_a_monitors_arms_differ_in_what_it_does(kind: str):
+    """A name says the action. The detector's scores are 0 and 1, so with it `progressive` would be `penalty` again."""
+    arms = [arm for arm in ARMS if arm.startswith(f"{kind}_")]
+    actions = ["penalty", "progressive", "screening"] if kind != "monitor" else ["penalty", "screening"]
+    assert arms == [f"{kind}_{action}" for action in actions]
+    nodes = [dict(_composed(f"arm={arm}", *NEEDS.get(arm, ())).evil_moe.monitor) for arm in arms]
+    assert [node.pop("action") for node in nodes] == actions
+    assert all(node == nodes[0] for node in nodes), "the same monitor"
+
+
+def test_dials_in_the_names_of_arms_are_theirs():
+    for share in (20, 50, 90):
+        detector = _composed(f"arm=label_recall{share}").evil_moe.detector
+        assert (detector.true_positive_rate, detector.false_positive_rate) == (share / 100, 0.0)
+    for arm, m in (("project_svd8", 8), ("project_svd", 16), ("project_svd32", 32)):
+        assert _composed(f"arm={arm}").evil_moe.gradient.options == {"magnitude": True, "denoise": m}
+
+
+def test_a_probe_is_of_its_seed_and_no_other(tmp_path: Path):
+    """A0 and the nano policy follow from the seed, and a probe of other features has the right shape all the same."""
+    config, other_seed = (_composed("arm=probe_penalty", f"seed={seed}").copy() for seed in (0, 1))
+    fitted = fit_probe(torch.randn(800, 2, 4), torch.rand(800) < 0.5, torch.arange(800), "mass_mean")
+    fitted.save(tmp_path, feature_basis(config))
+    config.evil_moe.monitor.probe = other_seed.evil_moe.monitor.probe = str(tmp_path)
+    check_config(config)
+    with pytest.raises(ValueError, match="init_seed=0, and this run has 1"):
+        check_config(other_seed)
+    for key, value, message in (
+        ("evil_moe.feature_state", "rollout", "feature_state=base, and this run has rollout"),
+        ("evil_moe.adapter.init", "pissa", "init=gaussian, and this run has pissa"),
+        ("evil_moe.loophole", "exit_code", "policy=nano-policy-[0-9a-f]*, and this run has nano-policy-"),
+    ):
+        other = config.copy()
+        OmegaConf.update(other, key, value)
+        with pytest.raises(ValueError, match=message):
+            check_config(other)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
