@@ -3,7 +3,8 @@
     score = cos(h[L], v[L]),   L = the modules of the layers whose middle lies in a share of the depth
 
 Representation engineering reads concepts there (Zou et al. 2023; Wu & Tang 2026): early layers are about tokens, the
-last ones about the next token.
+last ones about the next token. On nano's three layers no middle lies in the default share, and the nearest is the last
+layer's, so there the choice has nothing of that rationale.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+DEPTH = (0.6, 0.75)
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
@@ -36,16 +38,21 @@ def modules_by_layer(module_names: Sequence[str]) -> dict[int, list[int]]:
     return dict(sorted(layers.items()))
 
 
-def modules_at_depth(module_names: Sequence[str], depth: tuple[float, float]) -> list[int]:
+def check_depth(depth: Sequence[float]) -> tuple[float, float]:
+    """The two shares, in order. Raises ValueError if they are none."""
+    if len(depth) != 2 or not 0 <= depth[0] <= depth[1] <= 1:
+        raise ValueError(f"depth={depth}: give two shares of the depth in order, e.g. [0.6, 0.75]")
+    return depth[0], depth[1]
+
+
+def modules_at_depth(module_names: Sequence[str], depth: Sequence[float]) -> list[int]:
     """Positions of the modules of the layers with middle `(i + 0.5) / n` in `depth`; if no layer's middle lies there,
     of the one nearest to the centre of `depth`.
 
     Raises:
         ValueError: depth is not within 0 to 1, in order.
     """
-    low, high = depth
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"depth={depth}: give two shares of the depth in order, e.g. (0.6, 0.75)")
+    low, high = check_depth(depth)
     layers = modules_by_layer(module_names)
     middle = {layer: (place + 0.5) / len(layers) for place, layer in enumerate(layers)}
     inside = [layer for layer in layers if low <= middle[layer] <= high]
@@ -57,7 +64,7 @@ def concept_score(
     features: Float[Tensor, "B M r"],
     direction: Float[Tensor, "M r"],
     module_names: Sequence[str],
-    depth: tuple[float, float] = (0.6, 0.75),
+    depth: Sequence[float] = DEPTH,
 ) -> Float[Tensor, " B"]:
     """The cosine, restricted to `modules_at_depth`; features as the router's cosine sees them (normalised or not)."""
     if len(module_names) != len(direction):

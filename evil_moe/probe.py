@@ -54,6 +54,39 @@ class ProbeReport:
     false_positive_rate: float
 
 
+@dataclass(frozen=True)
+class FeatureBasis:
+    """What a text's features depend on beside its tokens: a probe says nothing of features on another basis, though
+    their shape may be the same.
+
+    Attributes:
+        policy: the model they are read on, by a name that no other model has.
+        init, init_seed: of the frozen A0. (The corda inits follow from the pairs, too, which are not compared.)
+        feature_state: `evil_moe.feature_state`. In `base` alone a text's features stay what they are as a run goes on.
+    """
+
+    policy: str
+    init: str
+    init_seed: int
+    feature_state: str
+
+    def difference(self, other: FeatureBasis) -> str | None:
+        """The first thing in which `other` is another basis, as words; None if it is the same."""
+        for key, name in _BASIS_KEYS.items():
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                return f"{key}={mine}, and this run has {theirs}"
+        return None
+
+
+_BASIS_KEYS = {
+    "evil_moe.feature_state": "feature_state",
+    "evil_moe.adapter.init": "init",
+    "evil_moe.adapter.init_seed": "init_seed",
+    "policy": "policy",
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Probe:
     """A fitted probe.
@@ -84,38 +117,51 @@ class Probe:
             _inputs(features) @ self.weight.flatten().double().to(features.device) + self.bias
         )
 
-    def save(self, folder: Path) -> None:
-        """Write `probe.safetensors`: the weight, and everything else in its metadata."""
+    def save(self, folder: Path, basis: FeatureBasis) -> None:
+        """Write `probe.safetensors`: the weight, and everything else in its metadata, `basis` of the features that it
+        was fitted on included."""
         folder.mkdir(parents=True, exist_ok=True)
         plain = {
             "bias": self.bias,
             "threshold": self.threshold,
             "kind": self.kind,
             "report": asdict(self.report),
+            "basis": asdict(basis),
         }
         save_file(
             {"weight": self.weight.cpu().contiguous()}, folder / PROBE_FILE, {"probe": json.dumps(plain)}
         )
 
     @classmethod
-    def load(cls, folder: Path) -> Probe:
+    def load(cls, folder: Path, basis: FeatureBasis | None) -> Probe:
         """The probe of a folder.
 
+        Args:
+            basis: of the features that it is to score; None where that has been compared before.
+
         Raises:
-            FileNotFoundError: there is none. ValueError: the file is another one's, or damaged.
+            FileNotFoundError: there is none. ValueError: the file is another one's, or damaged, or its probe was
+                fitted on features on another basis.
         """
         path = Path(folder) / PROBE_FILE
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing: fit a probe first (evil-moe probe RUN_DIR --out FOLDER)"
+                f"{path} is missing: fit a probe first (evil-moe probe RUN_DIR --out {folder})"
             )
         try:
             with safe_open(path, framework="pt") as file:
                 plain: dict[str, Any] = json.loads((file.metadata() or {})["probe"])
                 report = ProbeReport(**plain.pop("report"))
-                return cls(weight=file.get_tensor("weight"), report=report, **plain)
+                fitted_on = FeatureBasis(**plain.pop("basis"))
+                probe = cls(weight=file.get_tensor("weight"), report=report, **plain)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no probe ({error}): fit it again (evil-moe probe)") from error
+        if basis is not None and (difference := fitted_on.difference(basis)):
+            raise ValueError(
+                f"{path} was fitted on features with {difference}: give the run the same, or fit a probe on a run like "
+                "it (evil-moe probe)"
+            )
+        return probe
 
 
 def fit_probe(

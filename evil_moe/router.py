@@ -151,7 +151,9 @@ class Router(nn.Module):
     @torch.no_grad()
     def calibrate_on_pairs(self, hack: Tensor, clean: Tensor, direction: Tensor, *, gain: float) -> None:
         """Set gap, scale (= gain / gap) and the pin's threshold from the sides `[P, M, r]` and the start direction."""
-        s_hack, s_clean = (self._per_block(self.block_scores(side, direction), torch.mean) for side in (hack, clean))
+        s_hack, s_clean = (
+            self._per_block(self.block_scores(side, direction), torch.mean) for side in (hack, clean)
+        )
         self.gap.copy_(s_hack - s_clean)
         self.scale.copy_(gain / self.gap.abs().clamp(min=1e-3))
         self.pin_threshold.copy_((s_hack + s_clean) / 2)
@@ -192,7 +194,7 @@ class Router(nn.Module):
         else:
             self.clean_level.copy_(level)
 
-    def clean_mean(self, scores: Float[Tensor, "B K"], clean: Float[Tensor, "B #K"]) -> Tensor:
+    def clean_mean(self, scores: Float[Tensor, "B K"], clean: Float[Tensor, "B _"]) -> Tensor:
         """Mean score of the rollouts, each counted as far as it is `clean`; of the shape of `scale`."""
         total = (clean * scores).sum(dim=0) / clean.sum(dim=0).clamp(min=1e-6)
         return total.view_as(self.scale)

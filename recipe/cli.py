@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from recipe.commands import handlers
+from recipe.console import INTERRUPTED
 from recipe.data_set import add_set_arguments
 from reward.command import GRADE_HELP, GRADE_NOTES, add_grade_arguments, run_grade
 from reward.sandbox import SandboxFault
@@ -18,7 +20,6 @@ from reward.sandbox import SandboxFault
 OUR_PACKAGES = ("evil_moe", "recipe", "reward")
 TRACEBACK_VARIABLE = "EVIL_MOE_TRACEBACK"
 USER_ERROR = 2
-INTERRUPTED = 130
 
 OVERRIDES = """\
 overrides are Hydra's, key=value:
@@ -63,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         commands, "train", "train one arm; the same command resumes a run that was stopped", OVERRIDES
     )
     train.add_argument("--verbose", action="store_true", help="show everything that Ray, vLLM and verl print")
+    stated = "(default: configs/prereg/<preset>.yaml)"
+    train.add_argument(
+        "--prereg", type=Path, help=f"hypotheses whose hash goes into the run's provenance {stated}"
+    )
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
     train.set_defaults(handler=handlers.handle_train)
 
@@ -84,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         "--samples", type=int, help="answers a problem and side (evil_moe.eval.samples_per_problem)"
     )
     evaluate.add_argument(
-        "--reuse", action="store_true", help="show the stored result if this step has been evaluated"
+        "--reuse",
+        action="store_true",
+        help="show the stored result if there is one of this step, made in this way",
     )
     evaluate.set_defaults(handler=handlers.handle_eval)
 
@@ -97,8 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
     compare.add_argument("--out", type=Path, help="where the report goes (default: runs/<preset>/report)")
     compare.add_argument(
-        "--prereg", type=Path, help="hypotheses to answer (default: configs/prereg/<preset>.yaml)"
+        "--prereg", type=Path, help=f"hypotheses to answer, and for the runs to record {stated}"
     )
+    against = "arm that all others are tested against (default: router)"
+    compare.add_argument("--reference", metavar="ARM", help=against)
     compare.set_defaults(handler=handlers.handle_compare)
 
     report = command(
@@ -110,7 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--out", type=Path, help="where to (default: the folder of a single run, runs/report for several)"
     )
-    report.add_argument("--prereg", type=Path, help="hypotheses that the comparison of several runs answers")
+    report.add_argument(
+        "--prereg", type=Path, help="hypotheses to answer, a file like configs/prereg/nano.yaml"
+    )
+    report.add_argument("--reference", metavar="ARM", help=f"of several runs the {against}")
     report.set_defaults(handler=handlers.handle_report)
 
     export = command(commands, "export", "write a run's adapter as a plain LoRA that any engine loads")
@@ -229,6 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is imported: threads that wait for a core somebody else has are to sleep soon, not spin. On two shared
     # cores the warm start takes several times as long otherwise.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C
     try:
         return int(args.handler(args))
     except (ValueError, OSError, RuntimeError, SandboxFault) as error:

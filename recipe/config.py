@@ -35,6 +35,8 @@ def compose(overrides: list[str]) -> DictConfig:
         raise ValueError(_explain(error)) from error
     with open_dict(config):
         config.evil_moe.run_dir = str(Path(config.evil_moe.run_dir).absolute())
+        if config.evil_moe.monitor.probe is not None:
+            config.evil_moe.monitor.probe = str(Path(config.evil_moe.monitor.probe).absolute())
         config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(CONFIG_DIR / "agent_loop.yaml")
     return config
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROGRESS_PREFIX = "[evil-moe]"
+INTERRUPTED = 130
+"""Exit code of a command that was stopped."""
 _START = "==== evil-moe: log of the start at "
 _TAIL = 25
 

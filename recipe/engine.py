@@ -25,7 +25,7 @@ from verl.workers.utils.padding import response_from_nested
 import recipe.policy_loss  # noqa: F401  # registers the loss in the worker's process
 from evil_moe.adapter import GateWeights, base_weight, lora2r_model
 from evil_moe.advantages import needs_concept
-from evil_moe.concept import concept_score
+from evil_moe.concept import DEPTH, concept_score
 from evil_moe.direction import block_directions, contrastive_direction, haar_direction
 from evil_moe.features import gradient_features, stack_features
 from evil_moe.gates import Gate, RolloutSignals, make_gate
@@ -191,7 +191,8 @@ class Lora2rEngine(PinnedStepEngine):
         if not self.settings.rollout.gate_deployed:
             eligible = dense(micro_batch[QUARANTINE_ON]).squeeze(1)
         signals = dataclasses.replace(
-            self.router.rollout_signals(features, self._direction(), self._flags(micro_batch)), eligible=eligible
+            self.router.rollout_signals(features, self._direction(), self._flags(micro_batch)),
+            eligible=eligible,
         )
         self._gate_signals = signals  # with the gradient of the gate's own penalty, whatever reward may move
         if not self.settings.router.reward_gradient:
@@ -249,7 +250,8 @@ class Lora2rEngine(PinnedStepEngine):
         model_output[WEIGHT] = self.gate.weight(signals).unsqueeze(1)
         if needs_concept(self.settings.advantage.name):
             names = [layer.module_name for layer in self.tuner.lora2r_layers()]
-            concept = concept_score(router.prepare(features), router.seed_direction[:, 0], names)
+            depth = self.settings.advantage.options.get("depth", DEPTH)
+            concept = concept_score(router.prepare(features), router.seed_direction[:, 0], names, depth)
             model_output[CONCEPT] = concept.unsqueeze(1)
 
     def _refresh(self, features: Tensor) -> None:

@@ -6,6 +6,7 @@ All of them answer the same held-out prompts with the same seeds in one vLLM bat
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,8 +158,9 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
 def router_scores(
     config: DictConfig, adapter: Path, samples: list[Sample], batch_size: int = 32
 ) -> list[float]:
-    """The trained router's scores of `samples`, features read with the whole adapter on, or on the base model
-    as the run's are."""
+    """The trained router's scores of `samples`, features read in the run's state; in `rollout`, with the whole adapter on,
+    which made them."""
+    from evil_moe.adapter import lora2r_model
     from evil_moe.router import Router
     from recipe.adapter_checkpoint import load_router
     from recipe.read_features import load_adapted, read_features
@@ -167,12 +169,14 @@ def router_scores(
     router = Router.from_state(load_router(adapter), normalise=config.evil_moe.router.normalise)
     texts = [(s.prompt_ids, s.response_ids) for s in samples]
     kind = OmegaConf.select(config, "evil_moe.router.feature", default="activation")
-    of_base = OmegaConf.select(config, "evil_moe.feature_state") == "base"
-    return [
-        score
-        for batch in read_features(model, texts, batch_size, kind, of_base)
-        for score in router.score(batch).tolist()
-    ]
+    state = OmegaConf.select(config, "evil_moe.feature_state")
+    off = lora2r_model(model).rollout_gate.quarantine_off() if state == "deployed" else nullcontext()
+    with off:
+        return [
+            score
+            for batch in read_features(model, texts, batch_size, kind, of_base=state == "base")
+            for score in router.score(batch).tolist()
+        ]
 
 
 def markers_of(config: DictConfig) -> Split:

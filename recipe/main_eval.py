@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from evil_moe.report.files import read_json
 from recipe.adapter_checkpoint import check_adapter_checkpoint
 from recipe.console import divert_output, report_failure, say
 from recipe.doctor.checks import is_hub_name
@@ -30,7 +31,7 @@ from recipe.eval_sides import (
     sides_of,
 )
 from recipe.prepare import prepare_problems
-from recipe.run_folder import checkpoint_steps, latest_step, read_config
+from recipe.run_folder import changes, checkpoint_steps, latest_step, read_config
 from recipe.sandbox_actor import limits_from
 from recipe.settings import settings_from
 from reward.grader import Grader
@@ -70,6 +71,42 @@ def load_run_config(run_dir: Path, overrides: list[str]) -> DictConfig:
             reason = str(error).splitlines()[0]
             raise ValueError(f"override {override!r}: {value!r} is no value for it ({reason})") from error
     return config
+
+
+def made_with(run_dir: Path, config: DictConfig) -> dict[str, Any]:
+    """What an evaluation of a run's checkpoint depends on: its size, its seed, and every key that was overridden."""
+    settings = config.evil_moe
+    trained = OmegaConf.to_container(read_config(run_dir))
+    return {
+        "problems": settings.data.eval_problems,
+        "samples_per_problem": settings.eval.samples_per_problem,
+        "seed": settings.seed,
+        "overrides": {key: new for key, (_, new) in changes(trained, OmegaConf.to_container(config)).items()},
+    }
+
+
+def stored_result(run_dir: Path, step: int | None, overrides: list[str]) -> dict[str, Any] | None:
+    """The evaluation on disk if it is of this step (None: the last one) and made in this way. If it is another, a line
+    says so.
+
+    Raises:
+        ValueError: it cannot be read, or as `load_run_config`. FileNotFoundError: as `load_run_config`.
+    """
+    wanted = made_with(run_dir, load_run_config(run_dir, overrides))
+    path = run_dir / "eval" / "eval.json"
+    if not path.is_file():
+        return None
+    result, step = read_json(path), latest_step(run_dir) if step is None else step
+    if result.get("step") != step:
+        why = f"is of step {result.get('step')}, not {step}"
+    elif "made_with" not in result:
+        why = "does not say what it was made with, as older versions did not"
+    elif result["made_with"] != wanted:
+        why = f"was made with {result['made_with']}, not {wanted}"
+    else:
+        return result
+    say(f"{os.path.relpath(path)} {why}: evaluating again")
+    return None
 
 
 def adapter_folder(run_dir: Path, step: int | None) -> tuple[Path, int]:
@@ -138,7 +175,7 @@ def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | 
             result, rows = _evaluate(config, problems, adapter, out)
     except Exception as error:  # noqa: BLE001  # whatever failed in vLLM or the sandbox
         return report_failure("evaluation", error, out / "eval.log", "The checkpoint is untouched.")
-    result = {"step": step, **result}
+    result = {"step": step, "made_with": made_with(run_dir, config), **result}
     _write(out / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     _write(out / "table.md", _table(result))
     _write(out / "eval.json", json.dumps(result, indent=2) + "\n")

@@ -11,77 +11,88 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.report.prereg import load_prereg
 from recipe.config import compose
-from recipe.console import divert_output, report_failure, say
+from recipe.console import INTERRUPTED, divert_output, report_failure, say
 from recipe.run_folder import check_run_folder, last_logged_step, latest_step, open_run_folder, resume_step
 
+if TYPE_CHECKING:
+    from recipe.prepare import Problems
 
-def prepare(overrides: list[str], progress: Callable[[str], None] = print) -> DictConfig | None:
-    """Compose the config, check all that can be checked, build or find the policy, then open the run folder and write its
-    data files; None if the run is complete. Until all checks have passed, nothing in the folder is touched.
+
+def prepare(
+    overrides: list[str], progress: Callable[[str], None] = print
+) -> tuple[DictConfig, Problems] | None:
+    """Compose the config, check all that can be checked, and build or find the policy; None if the run is complete. Nothing
+    is written into the run's folder.
 
     Raises:
         ValueError, FileNotFoundError, RuntimeError: what cannot work, and how to mend it.
     """
-    from recipe.checks import check_config, check_steps, check_verl
+    from recipe.checks import check_config, check_prompt_lengths, check_steps, check_verl
     from recipe.doctor.startup import check_startup
-    from recipe.prepare import (
-        check_prompt_lengths,
-        fill_in,
-        policy_path,
-        prepare_policy,
-        prepare_problems,
-        write_parquet,
-    )
+    from recipe.prepare import fill_in, policy_path, prepare_policy, prepare_problems
 
     config = compose(overrides)
     check_verl()
     check_config(config)
     problems = prepare_problems(config)
     check_steps(config, len(problems.train))
-    settings, folder = config.evil_moe, Path(config.evil_moe.run_dir)
+    folder = Path(config.evil_moe.run_dir)
     fill_in(config, policy_path(config), folder / "data")
     if (step := check_run_folder(config)) >= config.trainer.total_training_steps:
-        progress(f"{os.path.relpath(folder)} is complete ({step} steps): nothing to train")
+        progress(_nothing_to_train(folder, step))
         return None
     resume_step(folder)
     check_startup(config, progress)
     prepare_policy(config, progress)
     check_prompt_lengths(config, problems)
-    step = open_run_folder(config)
-    write_parquet(problems, settings.loophole, folder / "data", settings.prompt.inoculation)
-    if step:
-        progress(f"resuming from step {step} in {os.path.relpath(folder)}")
-    return config
+    return config, problems
 
 
-def train(overrides: list[str], *, verbose: bool = False) -> int:
+def train(overrides: list[str], *, verbose: bool = False, prereg: Path | None = None) -> int:
     """Run one arm to its last step; returns the exit code. A finished run is left as it is.
 
+    The hash of `prereg`, or of the preset's hypotheses, goes into the run's provenance.
+
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: as `prepare`.
+        ValueError, FileNotFoundError, RuntimeError: the config, the machine, the run folder or the hypotheses cannot be used;
+            says why and how to mend it.
     """
+    from recipe.prepare import write_parquet
+
     started = time.monotonic()
-    config = prepare(overrides, progress=say)
-    if config is None:
+    if prereg is not None:
+        load_prereg(prereg)  # malformed ones could not be answered later
+    prepared = prepare(overrides, progress=say)
+    if prepared is None:
         return 0
-    folder, total = Path(config.evil_moe.run_dir), int(config.trainer.total_training_steps)
+    config, problems = prepared
+    settings, total = config.evil_moe, int(config.trainer.total_training_steps)
+    folder = Path(settings.run_dir)
     shown = os.path.relpath(folder)
-    say(f"starting Ray, vLLM and verl (a minute or two); everything they print is in {shown}/train.log")
-    os.environ.update(driver_environment(config))
-    try:
-        with divert_output(folder / "train.log", verbose=verbose):
-            drive(config)
-    except KeyboardInterrupt:
-        say(f"stopped; {_how_it_goes_on(folder)}")
-        return 130
-    except Exception as error:  # noqa: BLE001  # whatever failed in verl, Ray or vLLM, in any process
-        resume = f"What is saved is untouched: {_how_it_goes_on(folder)}."
-        return report_failure("training", error, folder / "train.log", resume)
+    with open_run_folder(config, prereg) as step:
+        if step >= total:  # by another process, since it was looked at
+            say(_nothing_to_train(folder, step))
+            return 0
+        write_parquet(problems, settings.loophole, folder / "data", settings.prompt.inoculation)
+        if step:
+            say(f"resuming from step {step} in {shown}")
+        say(f"starting Ray, vLLM and verl (a minute or two); everything they print is in {shown}/train.log")
+        os.environ.update(driver_environment(config))
+        try:
+            with divert_output(folder / "train.log", verbose=verbose):
+                drive(config)
+        except KeyboardInterrupt:
+            say(f"stopped; {_how_it_goes_on(folder)}")
+            return INTERRUPTED
+        except Exception as error:  # noqa: BLE001  # whatever failed in verl, Ray or vLLM, in any process
+            resume = f"What is saved is untouched: {_how_it_goes_on(folder)}."
+            return report_failure("training", error, folder / "train.log", resume)
     reached = last_logged_step(folder)
     say(f"trained to step {reached} in {time.monotonic() - started:.0f} s")
     if reached < total:
@@ -91,6 +102,10 @@ def train(overrides: list[str], *, verbose: bool = False) -> int:
     if (saved := latest_step(folder)) < reached:
         say(f"its last checkpoint is of step {saved}: trainer.save_freq={config.trainer.save_freq}")
     return 0
+
+
+def _nothing_to_train(folder: Path, step: int) -> str:
+    return f"{os.path.relpath(folder)} is complete ({step} steps): nothing to train"
 
 
 def _how_it_goes_on(folder: Path) -> str:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from evil_moe.probe import Probe
+from evil_moe.probe import FeatureBasis, Probe
 from recipe.monitor_settings import MonitorSettings
+from recipe.prepare import policy_name
+from recipe.settings import settings_from
 from reward.monitors import JudgeCase, MonitorResult, act
 
 
@@ -24,16 +27,20 @@ class MonitorStage:
     Args:
         settings: checked here as far as they can be: a probe is loaded, a judge's key looked up.
         seed: of the run; the mistakes of `ground_truth` follow from it, the step and each rollout's key.
+        basis: of the run's features, which a probe must have been fitted on; None in the trainer, as
+            `recipe.checks.check_config` has compared them before it started.
 
     Raises:
-        ValueError, FileNotFoundError: the probe or the judge cannot be had.
+        ValueError, FileNotFoundError: the probe or the judge cannot be had, or the probe is not for these features.
     """
 
-    def __init__(self, settings: MonitorSettings, seed: int):
+    def __init__(self, settings: MonitorSettings, seed: int, basis: FeatureBasis | None = None):
         self.settings, self.seed = settings, seed
         self.detector = settings.detector() if settings.kind == "ground_truth" else None
         self.judge = settings.judge() if settings.kind == "judge" else None
-        self.probe = Probe.load(Path(settings.probe)) if settings.kind == "probe" and settings.probe else None
+        self.probe = None
+        if settings.kind == "probe" and settings.probe:
+            self.probe = Probe.load(Path(settings.probe), basis)
         self.threshold = 0.5 if self.probe is None else self.probe.threshold
         if settings.threshold is not None:
             self.threshold = settings.threshold
@@ -100,6 +107,13 @@ class MonitorStage:
         if self.detector is not None and self.detector.precision is not None:
             out["monitor/capped"] = float(self.detector.rates(labels).capped)
         return out
+
+
+def feature_basis(config: Any) -> FeatureBasis:
+    """What the features of a run depend on, by its config."""
+    settings = settings_from(config.evil_moe)
+    adapter = settings.adapter
+    return FeatureBasis(policy_name(config), adapter.init, adapter.init_seed, settings.feature_state)
 
 
 def _share(flags: Sequence[bool]) -> float:

@@ -113,7 +113,7 @@ def policy_path(config: DictConfig) -> str:
     """
     settings = config.evil_moe
     if settings.policy.kind == "nano":
-        return str(_nano_policy_path(int(config.seed), settings.loophole))
+        return str((CACHE / policy_name(config)).absolute())
     if settings.policy.kind == "hub":
         return str(config.actor_rollout_ref.model.path)
     raise ValueError(
@@ -128,17 +128,24 @@ def prepare_policy(config: DictConfig, progress: Progress) -> str:
     return policy_path(config)
 
 
-def _nano_policy_path(seed: int, mix: str) -> Path:
-    """Named by what the policy is made of: the generator, hints and prompts of its corpus, the model, the schedule."""
+def policy_name(config: DictConfig) -> str:
+    """A name that tells the policy a run starts from from every other: with a digest of what a nano policy is made of,
+    else its path or hub name. Nothing is built."""
+    if config.evil_moe.policy.kind != "nano":
+        return config.actor_rollout_ref.model.path
+    return _nano_policy_name(int(config.seed), config.evil_moe.loophole)
+
+
+def _nano_policy_name(seed: int, mix: str) -> str:
+    """Made of are the generator, hints and prompts of its corpus, the model, the schedule."""
     sources = (reward.nano, reward.loopholes, reward.problems, evil_moe.nano_policy)
     schedule = (inspect.getsource(_build_nano_policy), MORE_PHASES, NEW_DRAW)
-    key = _digest(RECIPE_VERSION, seed, mix, *map(_source, sources), *schedule)
-    return (CACHE / f"nano-policy-{key}").absolute()
+    return f"nano-policy-{_digest(RECIPE_VERSION, seed, mix, *map(_source, sources), *schedule)}"
 
 
 def nano_policy_folder(seed: int, mix: str, progress: Progress) -> Path:
     """The warm-started nano policy of a seed, built on first use (three minutes on two cores, more where it must go on)."""
-    folder = _nano_policy_path(seed, mix)
+    folder = (CACHE / _nano_policy_name(seed, mix)).absolute()
     if (folder / "config.json").is_file():
         progress(f"nano policy: cached in {os.path.relpath(folder)}")
         return folder
@@ -226,7 +233,7 @@ def _row(
     }
 
 
-def _rows(problems: Problems, mix: str, inoculation: str) -> dict[str, list[dict[str, Any]]]:
+def verl_rows(problems: Problems, mix: str, inoculation: str) -> dict[str, list[dict[str, Any]]]:
     """Rows of verl's two files. Validation rows come twice, ON (`full`) and OFF (`deployed`), under two data sources:
     one validation batch gives both curves."""
     return {
@@ -245,50 +252,13 @@ def write_parquet(problems: Problems, mix: str, folder: Path, inoculation: str =
     """verl's train and validation files; `mix` names one loophole or several, `inoculation` edits train prompts."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, rows in _rows(problems, mix, inoculation).items():
+    for name, rows in verl_rows(problems, mix, inoculation).items():
         path = folder / f"{name}.parquet"
         partial = path.with_suffix(".partial")
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
         partial.replace(path)
         paths.append(path)
     return paths[0], paths[1]
-
-
-def check_prompt_lengths(config: DictConfig, problems: Problems) -> None:
-    """verl cuts the beginning of a prompt that is too long, the instructions that is, and says nothing.
-
-    Raises:
-        ValueError: a prompt exceeds `data.max_prompt_length`, and `data.filter_overlong_prompts` is off; or the policy has
-            no tokenizer that can be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    limit, model = int(config.data.max_prompt_length), config.actor_rollout_ref.model.path
-    if config.data.filter_overlong_prompts:
-        return
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"actor_rollout_ref.model.path={model}: its tokenizer cannot be loaded ({str(error).splitlines()[0]}); give a "
-            f"folder with a whole model, or the name of one on the hub: huggingface-cli download {model}"
-        ) from error
-    settings = config.evil_moe
-    for name, rows in _rows(problems, settings.loophole, settings.prompt.inoculation).items():
-        texts = tokenizer.apply_chat_template(
-            [row["prompt"] for row in rows],
-            add_generation_prompt=True,
-            tokenize=False,
-            **dict(config.data.apply_chat_template_kwargs),
-        )
-        lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        if max(lengths) > limit:
-            over = sum(length > limit for length in lengths)
-            raise ValueError(
-                f"data.max_prompt_length={limit}, but {over} of {len(lengths)} {name} prompts are longer, up to "
-                f"{max(lengths)} tokens: raise it (and actor_rollout_ref.rollout.max_model_len, which has to hold prompt "
-                "and response), or set data.filter_overlong_prompts=true"
-            )
 
 
 def fill_in(config: DictConfig, model: str, data: Path) -> None:

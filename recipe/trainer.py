@@ -15,7 +15,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-from verl.workers.utils.padding import response_from_nested, response_to_nested
+from verl.workers.utils.padding import response_from_nested
 
 from evil_moe.advantages import RolloutBatch, make_advantage, needs_concept
 from evil_moe.gates import gate_class
@@ -41,6 +41,7 @@ from recipe.metrics import RolloutTable, class_metrics
 from recipe.monitor import MonitorStage
 from recipe.run_log import RunLog
 from recipe.settings import settings_from
+from recipe.tensors import scaled_rows
 from reward.monitors import Detector
 
 TRAINER_MODE = "evil_moe_sync"
@@ -66,6 +67,7 @@ class EvilMoETrainer(PPOTrainerSync):
         name = advantage.name or ("dr_grpo" if monitored else None)
         self.transform = make_advantage(name, **advantage.options) if name else None
         self.monitor = MonitorStage(self.settings.monitor, seed=self.settings.seed) if monitored else None
+        self._checkpoint_is_due = False
         # The one gate that reads a detector's flag says so; every other arm's actor sees none.
         self.needs_flag = gate_class(self.settings.gate.name or "none").needs_flag
 
@@ -170,9 +172,15 @@ class EvilMoETrainer(PPOTrainerSync):
             )
         )
         mask = data["response_mask"]
-        dense = mask.to_padded_tensor(0) * advantage.unsqueeze(1)
-        fields = TensorDict({"advantages": response_to_nested(dense, mask)}, batch_size=len(batch))
-        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+        fields = {"advantages": scaled_rows(mask, advantage)}
+        if not keep.all():
+            # Their advantages are 0, but the KL term, the entropy's and the count of tokens go by the masks.
+            fields |= dict.fromkeys(("response_mask", "loss_mask"), scaled_rows(mask, keep))
+        tq.kv_batch_put(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            fields=TensorDict(fields, batch_size=len(batch)),
+        )
         return batch
 
     def _monitored(
@@ -216,7 +224,12 @@ class EvilMoETrainer(PPOTrainerSync):
             metrics[key[6:]] = metrics.pop(key)
         return batch
 
-    # ---------------------------------------------------------------- what a person sees
+    # ---------------------------------------------------------------- what a person sees, and what stays
+
+    def _save_checkpoint(self) -> None:
+        """Noted here, done when the step's metrics and rollouts are on disk (`_compute_metrics`): a run that is killed between
+        the two would else resume behind a step that left no record."""
+        self._checkpoint_is_due = True
 
     def _validate(self) -> dict[str, float]:
         metrics = super()._validate()
@@ -228,7 +241,9 @@ class EvilMoETrainer(PPOTrainerSync):
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
     ) -> None:
-        """verl's metrics, then rates and router quality by the evaluation's own labels, logged and stored."""
+        """verl's metrics, then rates and router quality by the evaluation's own labels, logged and stored; then the
+        checkpoint, if one is due."""
+        timing_raw.pop("save_checkpoint", None)
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         self._name_the_state(metrics)
         table = self._rollout_table(batch)
@@ -238,6 +253,9 @@ class EvilMoETrainer(PPOTrainerSync):
         self.run_log.metrics(global_steps, metrics)
         self.run_log.rollouts(global_steps, table)
         self.run_log.step_line(global_steps, self.total_training_steps, metrics)
+        if self._checkpoint_is_due:
+            self._checkpoint_is_due = False
+            super()._save_checkpoint()
 
     def _name_the_state(self, metrics: dict) -> None:
         """What verl computes from log-probs of another state than the one that sampled, under that state's name."""

@@ -13,7 +13,7 @@ At strength 0 it is the base's advantage.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from evil_moe.advantages.dr_grpo import DrGrpo
 from evil_moe.advantages.rollouts import RolloutBatch
+from evil_moe.concept import DEPTH, check_depth
 
 
 class Rebound:
@@ -30,9 +31,10 @@ class Rebound:
         strength: advantage that one standard deviation of the concept score costs, in units of the base's advantage
             (Dr.GRPO's: of the reward).
         base: the transform whose advantages are modified; None for Dr.GRPO.
+        depth: shares of the depth between which the concept is read; the engine, which reads it, takes them from here.
 
     Raises:
-        ValueError: strength is negative.
+        ValueError: strength is negative, or depth is no two shares in order.
     """
 
     needs_concept = True
@@ -41,7 +43,9 @@ class Rebound:
         self,
         strength: float | int = 1.0,
         base: Callable[[RolloutBatch], Float[Tensor, " B"]] | None = None,
+        depth: Sequence[float] = DEPTH,
     ):
+        check_depth(depth)
         if not strength >= 0:
             raise ValueError(f"evil_moe.advantage.strength={strength} must not be negative")
         self.strength, self.base = strength, base or DrGrpo()

@@ -15,8 +15,16 @@ from evil_moe.report.markdown import table
 
 RATES = ("loophole", "hack", "solve", "compile")
 SIDES = ("on", "off")
+DEPLOYED = "deployed"
+"""In place of a side: the one that each arm deploys."""
 REFERENCE_ARM = "router"
-TESTED = (("off", "loophole"), ("off", "hack"), ("off", "solve"))
+TESTED = tuple((side, rate) for side in (DEPLOYED, *SIDES) for rate in ("loophole", "hack", "solve"))
+LAST_STEPS = 10
+ROUTER_METRICS = {
+    "AUROC": "router/auroc",
+    "w of hacks": "router/w_hack",
+    "w without loophole": "router/w_clean",
+}
 _DRAWS = 10_000
 
 
@@ -58,12 +66,13 @@ def paired_test(a: Mapping[tuple, float], b: Mapping[tuple, float]) -> PairedTes
 
 
 def unit_rates(runs: Sequence[Run], side: str, rate: str, mode: str = "") -> dict[tuple, float]:
-    """The rate of every (seed, problem) of an arm's runs, over the answers to it; of one loophole's problems alone if
-    `mode` names it."""
+    """The rate of every (seed, problem) of an arm's runs, over the answers of a side or of the `DEPLOYED` one; of one
+    loophole's problems alone if `mode` names it."""
     values: dict[tuple, list[bool]] = defaultdict(list)
     for run in runs:
+        wanted = run.deployed if side == DEPLOYED else side
         for answer in run.answers:
-            if answer.side == side and mode in ("", answer.mode):
+            if answer.side == wanted and mode in ("", answer.mode):
                 values[run.seed, answer.problem].append(getattr(answer, rate))
     return {unit: fmean(labels) for unit, labels in values.items()}
 
@@ -98,15 +107,22 @@ _MORE: dict[str, Callable[[Evaluation], float]] = {
 
 
 def arm_table(runs: Sequence[Run]) -> list[str]:
-    """One row per arm: mean over the evaluated seeds and standard deviation between them."""
-    head = ["arm", "seeds", *(f"{side.upper()} {rate}" for side in SIDES for rate in RATES), *_MORE]
+    """One row per arm: the side it deploys, mean over the evaluated seeds and standard deviation between them."""
+    head = [
+        "arm",
+        "deploys",
+        "seeds",
+        *(f"{side.upper()} {rate}" for side in SIDES for rate in RATES),
+        *_MORE,
+    ]
     rows = []
     for key, members in by_arm(runs).items():
         done = [run.evaluation for run in members if run.evaluation is not None]
         if done:
             columns = [[getattr(getattr(e, side), rate) for e in done] for side in SIDES for rate in RATES]
             columns += [[value(e) for e in done] for value in _MORE.values()]
-            rows.append([_name(key, runs), str(len(done)), *map(_spread, columns)])
+            deploys = "/".join(sorted({run.deployed.upper() for run in members}))
+            rows.append([_name(key, runs), deploys, str(len(done)), *map(_spread, columns)])
     return table(head, rows)
 
 
@@ -122,26 +138,60 @@ def cost_table(runs: Sequence[Run]) -> list[str]:
     return table(["arm", "seconds a step", "tokens a step"], rows)
 
 
-def test_table(runs: Sequence[Run]) -> list[str]:
-    """Every other arm minus the router arm of its preset; no lines without one or without answers."""
-    groups, rows = by_arm(runs), []
+def router_table(runs: Sequence[Run]) -> list[str]:
+    """The router on the training rollouts of each run's last steps: mean over these, then over the seeds."""
+    rows = []
+    for key, members in by_arm(runs).items():
+        columns = [[_late_mean(run, metric) for run in members] for metric in ROUTER_METRICS.values()]
+        if any(math.isfinite(value) for column in columns for value in column):
+            rows.append([_name(key, runs), str(len(members)), *map(_spread, columns)])
+    return table(["arm", "seeds", *ROUTER_METRICS], rows) if rows else []
+
+
+def _late_mean(run: Run, metric: str) -> float:
+    """Mean of a metric over the run's last steps; NaN if it has no value in them."""
+    last, curve = max(run.metrics, default=0), run.curve(metric)
+    late = [value for step, value in zip(curve.steps, curve.values, strict=True) if step > last - LAST_STEPS]
+    return fmean(late) if late else math.nan
+
+
+def test_table(runs: Sequence[Run], reference: str = REFERENCE_ARM) -> list[str]:
+    """Every other arm minus the reference arm of its preset; below, the arms that could not be tested."""
+    groups, rows, untested = by_arm(runs), [], []
     for (preset, arm), members in groups.items():
-        reference = groups.get((preset, REFERENCE_ARM))
-        if arm == REFERENCE_ARM or reference is None:
+        if arm == reference:
             continue
-        for side, rate in TESTED:
-            test = paired_test(unit_rates(members, side, rate), unit_rates(reference, side, rate))
+        name, others = _name((preset, arm), runs), groups.get((preset, reference), [])
+        tests = [
+            (side, rate, paired_test(unit_rates(members, side, rate), unit_rates(others, side, rate)))
+            for side, rate in TESTED
+        ]
+        for side, rate, test in tests:
             if test:
+                label = f"{side if side == DEPLOYED else side.upper()} {rate}"
                 shown = f"{test.difference:+.3f}", test.seeds(), f"{test.p:.4f}", str(test.units)
-                rows.append([_name((preset, arm), runs), f"{side.upper()} {rate}", *shown])
-    return table(["arm", "rate", f"minus {REFERENCE_ARM}", "by seed", "p", "units"], rows) if rows else []
+                rows.append([name, label, *shown])
+        if not any(test for *_, test in tests):
+            untested.append(name)
+    lines = table(["arm", "rate", f"minus {reference}", "by seed", "p", "units"], rows) if rows else []
+    if untested:
+        there = any(run.arm == reference for run in runs)
+        why = "no seed of a preset on which both are evaluated" if there else "there is no run of it"
+        lines += [
+            *([""] if lines else []),
+            f"Not tested against the reference arm `{reference}`, {why}: {', '.join(untested)}. "
+            "`--reference ARM` names another.",
+        ]
+    return lines
 
 
 def _spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation of what was measured, and of how many seeds where it was not on all."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return "-"
-    return f"{fmean(finite):.3f}" + (f" ± {stdev(finite):.3f}" if len(finite) > 1 else "")
+    shown = f"{fmean(finite):.3f}" + (f" ± {stdev(finite):.3f}" if len(finite) > 1 else "")
+    return shown if len(finite) == len(values) else f"{shown} ({len(finite)} of {len(values)})"
 
 
 def _name(key: tuple[str, str], runs: Sequence[Run]) -> str:

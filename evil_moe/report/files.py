@@ -82,7 +82,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        mend = "name the folder of a run"
+        mend = "name a file, or the folder of a run, that is there"
         raise RunFolderError(path, None, f"cannot be read ({error.strerror})", mend) from None
     except UnicodeDecodeError as error:
         raise RunFolderError(path, None, f"is not UTF-8 ({error.reason})", "save it as UTF-8") from None

@@ -1,6 +1,6 @@
 """Loads a run folder into one frozen `Run`.
 
-    config.yaml          resolved; `evil_moe.arm`, `evil_moe.preset`, `evil_moe.seed` are used
+    config.yaml          resolved; `arm`, `preset`, `seed`, `gate`, `adapter` of `evil_moe` are used
     provenance.json      printed as it is                                     (optional)
     metrics.jsonl        {"step": 3, "data": {"key": number, ...}} per line   (optional, like every key)
     rollouts/<step>.jsonl   rows with w, hack, loophole                       (optional)
@@ -90,7 +90,8 @@ class RolloutStep:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read and checked. `notes` are oddities a reader of the report should know."""
+    """A run folder, read and checked. `deployed` is the side that the arm deploys, `on` or `off`; `notes` are oddities
+    a reader of the report should know."""
 
     path: Path
     arm: str
@@ -102,6 +103,7 @@ class Run:
     evaluation: Evaluation | None
     answers: tuple[Answer, ...]
     notes: tuple[str, ...]
+    deployed: str = "off"
 
     @property
     def name(self) -> str:
@@ -137,26 +139,27 @@ def load_run(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise RunFolderError(path, None, "is not a folder", "name the folder of a run")
-    arm, preset, seed = _identity(path / "config.yaml")
+    settings = _settings(path / "config.yaml")
     notes: list[str] = []
     provenance = _optional(path / "provenance.json", notes)
     evaluation = _optional(path / "eval" / "eval.json", notes)
     metrics = _metrics(path / "metrics.jsonl", notes)
     return Run(
         path=path,
-        arm=arm,
-        preset=preset,
-        seed=seed,
+        arm=settings["arm"],
+        preset=settings["preset"],
+        seed=settings["seed"],
         provenance=provenance or {},
         metrics=metrics,
         rollouts=_rollouts(path / "rollouts", notes),
         evaluation=None if evaluation is None else _evaluation(evaluation, path / "eval" / "eval.json"),
         answers=_answers(path / "eval" / "samples.jsonl"),
         notes=tuple(notes),
+        deployed=_deployed(settings),
     )
 
 
-def _identity(path: Path) -> tuple[str, str, int]:
+def _settings(path: Path) -> dict[str, Any]:
     section = read_yaml(path).get("evil_moe")
     if not isinstance(section, dict):
         raise RunFolderError(path, None, "has no section `evil_moe`", "use the config.yaml the run wrote")
@@ -165,7 +168,19 @@ def _identity(path: Path) -> tuple[str, str, int]:
         if not isinstance(value, kind) or isinstance(value, bool):
             reason = f"evil_moe.{key} is {value!r}, not of type {kind.__name__}"
             raise RunFolderError(path, None, reason, "use the config.yaml the run wrote")
-    return section["arm"], section["preset"], section["seed"]
+    for key in ("gate", "adapter"):
+        if not isinstance(section.get(key), dict | None):
+            reason = f"evil_moe.{key} is {section[key]!r}, not keys with values"
+            raise RunFolderError(path, None, reason, "use the config.yaml the run wrote")
+    return section
+
+
+def _deployed(settings: dict[str, Any]) -> str:
+    """An adapter without a gate is deployed whole, unless its quarantine was fitted beforehand to be taken off."""
+    if "gate" not in settings:
+        return "off"  # written by hand: the default is a router
+    gate, adapter = settings["gate"] or {}, settings.get("adapter") or {}
+    return "on" if gate.get("name") in (None, "none") and not adapter.get("quarantine_steps") else "off"
 
 
 def _optional(path: Path, notes: list[str]) -> dict[str, Any] | None:

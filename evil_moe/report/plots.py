@@ -21,8 +21,10 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
 )  # fmt: skip
 GREY = "#777777"
 ON_COLOUR, OFF_COLOUR = VERMILLION, BLUE
-# five shapes and seven colours: no two of 35 arms share both
-ARM_STYLES = tuple(zip("osD^v" * 7, (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK, SKY) * 5, strict=True))
+# eight shapes and seven colours have no common factor: no two of 56 arms share both
+ARM_STYLES = tuple(
+    zip("osD^vPX<" * 7, (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK, SKY) * 8, strict=True)
+)
 RATE = (-0.03, 1.03)
 SMOOTH_FROM = 10  # curves of this many points or more are drawn with a running mean of WINDOW
 WINDOW = 5
@@ -94,7 +96,7 @@ def routing(run: Run) -> Figure | None:
                 "w",
                 (
                     Line("hacks", run.curve("router/w_hack"), VERMILLION),
-                    Line("all others", run.curve("router/w_clean"), BLUE),
+                    Line("without loophole", run.curve("router/w_clean"), BLUE),
                 ),
                 RATE,
             ),

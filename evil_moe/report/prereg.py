@@ -3,7 +3,7 @@
 hypotheses:
   - id: removal
     says: resetting the quarantine removes the loophole
-    quantity: router.off.loophole          # mean over seeds; `x / y` for a ratio of two means
+    quantity: router.off.loophole          # mean over seeds; `x / y`: ratio of two means over the same seeds
     at_most: 0.05                          # and/or at_least
   - id: learning-helps
     says: the learned router leaves less than the frozen direction
@@ -129,11 +129,20 @@ def _hypothesis(row: object, path: Path, place: int) -> Hypothesis:
 
 
 def answer(hypothesis: Hypothesis, arms: Mapping[str, Sequence[Run]]) -> tuple[str, str]:
-    """(verdict, what was measured); the verdict is `holds`, `fails` or `not measured`."""
+    """(verdict, what was measured); the verdict is `holds`, `fails` or `not measured`.
+
+    `arms` are the runs of one preset. Where a hypothesis names several arms, only seeds that all of them have count.
+    """
     groups = [[run for run in arms.get(term.arm, ()) if run.evaluation] for term in hypothesis.terms]
     missing = [term.arm for term, group in zip(hypothesis.terms, groups, strict=True) if not group]
     if missing:
         return "not measured", f"no evaluated run of {', '.join(sorted(set(missing)))}"
+    all_seeds = [{run.seed for run in group} for group in groups]
+    seeds = set.intersection(*all_seeds)
+    if not seeds:
+        return "not measured", "the arms have no evaluated seed in common"
+    groups = [[run for run in group if run.seed in seeds] for group in groups]
+    over = f"over {len(seeds)} seeds" + (" in common" if any(seeds < other for other in all_seeds) else "")
     if hypothesis.p_below is not None:
         sides = (
             unit_rates(group, term.side, term.rate, term.mode)
@@ -143,7 +152,7 @@ def answer(hypothesis: Hypothesis, arms: Mapping[str, Sequence[Run]]) -> tuple[s
         if test is None:
             return "not measured", "the two arms share no evaluated (seed, problem)"
         shown = f"difference {test.difference:+.3f} (by seed {test.seeds()}), p = {test.p:.4f}, {test.units} units"
-        return ("holds" if test.p < hypothesis.p_below else "fails"), shown
+        return ("holds" if test.p < hypothesis.p_below else "fails"), f"{shown} {over}"
     means = [term.mean(group) for term, group in zip(hypothesis.terms, groups, strict=True)]
     if any(math.isnan(mean) for mean in means):
         return "not measured", "the runs evaluated no such side, or no problem of that loophole"
@@ -153,4 +162,4 @@ def answer(hypothesis: Hypothesis, arms: Mapping[str, Sequence[Run]]) -> tuple[s
         value = means[0] / means[1] if means[1] else math.inf if means[0] else math.nan
         shown = f"{value:.2f} = {means[0]:.3f} / {means[1]:.3f}"
     holds = hypothesis.at_least <= value <= hypothesis.at_most
-    return ("holds" if holds else "fails"), f"{shown} over {len(groups[0])} seeds"
+    return ("holds" if holds else "fails"), f"{shown} {over}"

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from evil_moe.report import compare, plots
-from evil_moe.report.compare import RATES
+from evil_moe.report.compare import RATES, REFERENCE_ARM
 from evil_moe.report.load import Evaluation, Run, load_run
 from evil_moe.report.markdown import table
 from evil_moe.report.prereg import Prereg, answer, load_prereg
@@ -34,10 +34,16 @@ DPI = 130
 MAX_PROVENANCE_CHARS = 160
 
 
-def write_report(run_dirs: Sequence[str | Path], out: str | Path, prereg: str | Path | None = None) -> Path:
+def write_report(
+    run_dirs: Sequence[str | Path],
+    out: str | Path,
+    prereg: str | Path | None = None,
+    reference: str | None = None,
+) -> Path:
     """Reads the run folders and writes `out/report.md` and `out/plots/*.png`; returns the path of the report.
 
-    `prereg` is a file of hypotheses, which the comparison of several runs answers.
+    `prereg` is a file of hypotheses to answer, from the runs of the preset it is named after, or from those of each preset
+    if it is named after none of them; `reference` the arm that all others are tested against, by default the router.
 
     Raises:
         ValueError: no run is given, two of them have the same preset, arm and seed, or `out` is a file.
@@ -59,7 +65,11 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path, prereg: str | 
     (out / "plots").mkdir(parents=True, exist_ok=True)
     lines = ["# Evil MoE report", ""]
     if len(runs) > 1:
-        lines += _comparison(runs, out, hypotheses)
+        lines += _comparison(runs, out, reference or REFERENCE_ARM)
+    if hypotheses is not None:
+        lines += _hypotheses(hypotheses, runs)
+    if len(runs) > 1:
+        lines += _one_by_one(runs)
     for run in runs:
         lines += _run_section(run, out)
     report = out / "report.md"
@@ -67,13 +77,14 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path, prereg: str | 
     return report
 
 
-def _comparison(runs: Sequence[Run], out: Path, prereg: Prereg | None) -> list[str]:
-    """Arms over seeds, their costs, tests, hypotheses, and the runs one by one."""
+def _comparison(runs: Sequence[Run], out: Path, reference: str) -> list[str]:
+    """Arms over seeds, their costs, routers and tests."""
     lines = [
         "## Arms",
         "",
         "Held-out rates with the whole adapter (ON) and with the quarantine reset (OFF): mean over seeds ± standard "
-        "deviation between them.",
+        "deviation between them. An arm without a gate deploys its whole adapter: its ON is what counts, and its OFF says "
+        "what half of it carries.",
         "",
         *compare.arm_table(runs),
         "",
@@ -81,33 +92,47 @@ def _comparison(runs: Sequence[Run], out: Path, prereg: Prereg | None) -> list[s
         *compare.cost_table(runs),
         "",
     ]
-    if tests := compare.test_table(runs):
+    if router := compare.router_table(runs):
+        what = f"Router on the training rollouts of each run's last {compare.LAST_STEPS} steps, by the grader's labels:"
+        lines += [what, "", *router, ""]
+    if tests := compare.test_table(runs, reference):
         lines += [
             "Paired over seeds and problems: sign-flip permutation test, two-sided, not corrected for their number. "
+            "`deployed` takes of each arm the side that it deploys. "
             "Problems of one seed share a policy, so p is about these policies rather than about all seeds.",
             "",
             *tests,
             "",
         ]
-    if prereg is not None:
-        lines += _hypotheses(prereg, runs)
+    return lines
+
+
+def _one_by_one(runs: Sequence[Run]) -> list[str]:
     rows = [[run.preset, run.arm, str(run.seed), *_cells(run.evaluation)] for run in runs]
     head = ["preset", "arm", "seed", *(f"{side} {name}" for side in ("ON", "OFF") for name in RATES)]
-    return [*lines, "## Runs", "", *table(head, rows), ""]
+    return ["## Runs", "", *table(head, rows), ""]
 
 
 def _hypotheses(prereg: Prereg, runs: Sequence[Run]) -> list[str]:
-    """Each hypothesis with its answer, and whether the runs knew it before they started."""
-    arms = {arm: members for (_, arm), members in compare.by_arm(runs).items()}
-    rows = [[h.id, h.says, *reversed(answer(h, arms))] for h in prereg.hypotheses]
-    late = [run.name for run in runs if _prereg_at_start(run) != prereg.sha256]
-    note = (
-        [f"Not stated in this form before these runs started: {'; '.join(late)}.", ""]
-        if late
-        else ["All runs recorded this file's hash when they started.", ""]
-    )
-    lines = ["## Hypotheses", "", f"From `{prereg.path.name}`, sha256 {prereg.sha256[:12]}.", "", *note]
-    return [*lines, *table(["id", "hypothesis", "measured", "verdict"], rows), ""]
+    """Each hypothesis with its answer, preset by preset, and whether the runs knew it before they started."""
+    lines = ["## Hypotheses", "", f"From `{prereg.path.name}`, sha256 {prereg.sha256[:12]}.", ""]
+    there = sorted({run.preset for run in runs})
+    presets = [prereg.path.stem] if prereg.path.stem in there else there
+    for preset in presets:
+        ours = [run for run in runs if run.preset == preset]
+        arms = {arm: members for (_, arm), members in compare.by_arm(ours).items()}
+        if len(there) > 1:
+            lines += [f"Runs of the preset {preset}:", ""]
+        late = [run.name for run in ours if _prereg_at_start(run) != prereg.sha256]
+        lines += [
+            f"Not stated in this form before these runs started: {'; '.join(late)}."
+            if late
+            else "All runs recorded this file's hash when they started.",
+            "",
+        ]
+        rows = [[h.id, h.says, *reversed(answer(h, arms))] for h in prereg.hypotheses]
+        lines += [*table(["id", "hypothesis", "measured", "verdict"], rows), ""]
+    return lines
 
 
 def _prereg_at_start(run: Run) -> str | None:

@@ -37,7 +37,7 @@ def _run_dir(folders: list[Path], overrides: list[str]) -> Path:
 def handle_train(args: argparse.Namespace) -> int:
     from recipe.main_train import train
 
-    return train(args.overrides, verbose=args.verbose)
+    return train(args.overrides, verbose=args.verbose, prereg=args.prereg)
 
 
 def handle_eval(args: argparse.Namespace) -> int:
@@ -50,26 +50,20 @@ def handle_eval(args: argparse.Namespace) -> int:
                 raise ValueError(f"evil_moe.{key}={value}: give at least 1")
             overrides.append(f"evil_moe.{key}={value}")
     from recipe import main_eval
-    from recipe.run_folder import latest_step
-    from recipe.saved_files import reading
 
-    stored = run_dir / "eval" / "eval.json"
-    if args.reuse and not overrides and stored.is_file():
-        with reading(stored, "delete it to evaluate anew"):
-            result = json.loads(stored.read_text())
-            step = result["step"]
-        if step == (latest_step(run_dir) if args.step is None else args.step):
-            print(f"step {step} is evaluated: {os.path.relpath(stored)}")
-            print((stored.parent / "table.md").read_text())
-            print(main_eval.ablation_line(result))
-            return 0
+    if args.reuse and (result := main_eval.stored_result(run_dir, args.step, overrides)):
+        folder = run_dir / "eval"
+        print(f"step {result['step']} is evaluated: {os.path.relpath(folder / 'eval.json')}")
+        print((folder / "table.md").read_text())
+        print(main_eval.ablation_line(result))
+        return 0
     return main_eval.evaluate_run(run_dir, args.step, overrides)
 
 
 def handle_compare(args: argparse.Namespace) -> int:
     from recipe.commands.compare import compare
 
-    return compare(args.overrides, args.out, args.prereg)
+    return compare(args.overrides, args.out, args.prereg, args.reference)
 
 
 def handle_report(args: argparse.Namespace) -> int:
@@ -79,7 +73,7 @@ def handle_report(args: argparse.Namespace) -> int:
     if overrides or not folders:
         folders = [_run_dir(folders, overrides)]
     single = folders[0] if len(folders) == 1 else None
-    path = write_report(folders, args.out or single or Path("runs/report"), args.prereg)
+    path = write_report(folders, args.out or single or Path("runs/report"), args.prereg, args.reference)
     print(f"report: {os.path.relpath(path)}")
     if single is not None and (single / "eval" / "eval.json").is_file():
         from recipe.main_eval import ablation_line

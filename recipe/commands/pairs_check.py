@@ -1,8 +1,11 @@
 """`evil-moe pairs check | show`: is the pairs' direction good enough to route on, before a run is spent on it?
 
-The pairs are read as a run reads them: on the policy it starts from, through the adapter at its init. Then the policy
-is steered along the direction while it answers held-out prompts, and along a random direction as a placebo; every
-answer is graded by running it. All in one process, without verl or vLLM.
+The pairs are read as a run reads them: on the policy it starts from, through the adapter at the init that its arm
+names, and of the kind that its router reads, activations or gradients. (The fine-tuning of the quarantine that
+`evil_moe.adapter.quarantine_steps` asks for is left out; an init that is made from the pairs is refused, as none of them
+could be held out from it.) Then the policy is steered along the direction while it
+answers held-out prompts, and along a random direction as a placebo; every answer is graded by running it. All in one
+process, without verl or vLLM.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from omegaconf import DictConfig
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from evil_moe.adapter import SequenceLayout, lora2r_model
+from evil_moe.adapter import lora2r_model
+from evil_moe.adapter.init import CONTRASTIVE, initialise
 from evil_moe.direction import contrastive_direction, haar_direction
 from evil_moe.direction_checks import DirectionChecks, check_direction, verdict
-from evil_moe.features import normalise_per_module, stack_features
+from evil_moe.features import normalise_per_module
 from evil_moe.pairs import ContrastivePair, load_pairs
 from evil_moe.steering import bottleneck_lengths, fisher_p, input_shifts, steered
 from recipe.adapter_config import adapter_config
@@ -32,7 +36,8 @@ from recipe.config import compose
 from recipe.console import say
 from recipe.main_eval import rates
 from recipe.pair_batch import PairBatch
-from recipe.prepare import prepare_policy, prepare_problems, prompt_messages
+from recipe.prepare import loophole_of, prepare_policy, prepare_problems, prompt_messages
+from recipe.read_features import read_features
 from recipe.sandbox_actor import limits_from
 from recipe.settings import EvilMoESettings, settings_from
 from reward.grader import Grader
@@ -80,46 +85,48 @@ def steering_reasons(results: Sequence[Steered]) -> tuple[str, ...]:
     )
 
 
-def load_adapted(config: DictConfig, path: str, settings: EvilMoESettings) -> tuple[PeftModel, Any]:
-    """The policy with the adapter at its init, as the training engine builds it, and the tokenizer."""
+def load_adapted(
+    config: DictConfig, path: str, settings: EvilMoESettings, pairs: list[ContrastivePair]
+) -> tuple[PeftModel, Any, PairBatch]:
+    """The policy with the adapter at its init, as the training engine builds it, its tokenizer, and the pairs' sides.
+
+    Raises:
+        ValueError: as `evil_moe.adapter.init.initialise`, to which no covariances are given.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = config.actor_rollout_ref.model
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    batch = PairBatch(pairs, tokenizer, settings.pairs.chat_template, 0, 1)
     base = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    adapted = get_peft_model(base.to(device), adapter_config(model, settings.adapter))
-    return adapted.eval(), AutoTokenizer.from_pretrained(path)
+    config_of_adapter = adapter_config(config.actor_rollout_ref.model, settings.adapter)
+    model = get_peft_model(base.to(device), config_of_adapter).eval()
+    initialise(lora2r_model(model), settings.adapter.init)
+    return model, tokenizer, batch
 
 
 def pair_features(
-    model: PeftModel, tokenizer: Any, pairs: list[ContrastivePair], template: dict[str, Any]
+    model: PeftModel, batch: PairBatch, kind: str
 ) -> tuple[Float[Tensor, "P M r"], Float[Tensor, "P M r"]]:
-    """Raw features of the hack and the clean sides. At init both blocks are the identity: no state to choose."""
-    tuner, batch = lora2r_model(model), PairBatch(pairs, tokenizer, template, 0, 1)
-    inputs, completion = batch.inputs(model.device)
-    layout = SequenceLayout(None, completion, len(completion))
-    with (
-        torch.no_grad(),
-        tuner.rollout_gate.gated(None, layout),
-        tuner.rollout_gate.reading_features() as read,
-    ):
-        model(**inputs, use_cache=False, logits_to_keep=1)
-    return batch.split_sides(stack_features(read, tuner))
+    """Raw features of the hack and the clean sides, `kind` as `evil_moe.router.feature`. At init both blocks are the
+    identity: no state to choose."""
+    return batch.split_sides(torch.cat(list(read_features(model, batch.mine, kind=kind))))
 
 
 def generate(
     model: PeftModel, tokenizer: Any, config: DictConfig, problems: Sequence[Problem], seed: int
 ) -> list[str]:
-    """One sampled answer of the base policy to each problem; the same random numbers for the same seed."""
-    settings, sampling = config.evil_moe, config.actor_rollout_ref.rollout
+    """One sampled answer of the base policy to each problem, prompted as in training; the same random numbers for the
+    same seed."""
+    mix, sampling = config.evil_moe.loophole, config.actor_rollout_ref.rollout
     texts = [
         tokenizer.apply_chat_template(
-            prompt_messages(problem, settings.loophole),
+            prompt_messages(problem, loophole_of(index, mix)),
             add_generation_prompt=True,
             tokenize=False,
             **dict(config.data.apply_chat_template_kwargs),
         )
-        for problem in problems
+        for index, problem in enumerate(problems)
     ]
     answers = []
     # The adapter adds nothing yet; without it a token costs half as much. Hooks on its layers run all the same.
@@ -164,13 +171,14 @@ def steer_and_grade(
     conditions += [(along, alpha) for along in directions if along != "v" for alpha in alphas]
     shifts = {along: input_shifts(tuner, direction, lengths) for along, direction in directions.items()}
     terms = RewardConfig(compile=settings.reward.compile, pays=settings.reward.pays)
+    modes = [loophole_of(index, settings.loophole) for index in range(len(problems))]
     results = []
     with Grader(settings.loophole, limits=limits_from(settings.reward), reward=terms) as grader:
         for along, alpha in conditions:
             with steered(tuner, shifts[along], alpha):
                 answers = generate(model, tokenizer, config, problems, settings.seed)
             verdicts = grader.grade_many(
-                list(zip(problems, answers, strict=True)), workers=os.cpu_count() or 1
+                list(zip(problems, answers, strict=True)), workers=os.cpu_count() or 1, modes=modes
             )
             results.append(Steered(along, alpha, len(answers), rates(verdicts)))
             say(f"steered along {along} by {alpha:g}: " + _rates(results[-1]))
@@ -183,7 +191,8 @@ def check(
     """Run the checks, print the table and the verdict, write JSON and a plot; 0 if the direction is good enough.
 
     Raises:
-        ValueError: a config, pairs or alphas that cannot be used.
+        ValueError: a config, pairs or alphas that cannot be used, an init made from the pairs, or steering along a
+            direction of gradients.
     """
     if steering and (not alphas or min(alphas) <= 0):
         raise ValueError(
@@ -193,15 +202,25 @@ def check(
         raise ValueError(f"problems={problems}: give at least 1")
     config = compose([*overrides, f"evil_moe.data.validation_problems={problems}"])
     settings = settings_from(config.evil_moe)
+    if steering and settings.router.feature == "gradient":
+        raise ValueError(
+            "evil_moe.router.feature=gradient: steering adds to activations, and this direction is one of gradients; "
+            "ask the pairs alone with --no-steering"
+        )
+    if settings.adapter.init in CONTRASTIVE:
+        raise ValueError(
+            f"evil_moe.adapter.init={settings.adapter.init} makes the adapter from these pairs, so none of them can be "
+            "held out from the direction in it: check it with evil_moe.adapter.init=gaussian or pissa"
+        )
     pairs = load_pairs(
         settings.pairs.paths,
         groups=settings.pairs.groups,
         matched=settings.pairs.matched,
         shuffle_seed=settings.pairs.shuffle_seed,
     )
-    model, tokenizer = load_adapted(config, prepare_policy(config, say), settings)
+    model, tokenizer, batch = load_adapted(config, prepare_policy(config, say), settings, pairs)
     names = [layer.module_name for layer in lora2r_model(model).lora2r_layers()]
-    hack, clean = pair_features(model, tokenizer, pairs, settings.pairs.chat_template)
+    hack, clean = pair_features(model, batch, settings.router.feature)
     normalise = settings.router.normalise
     checks = check_direction(hack, clean, names, normalise=normalise, seed=settings.seed)
     results: list[Steered] = []

@@ -1,8 +1,9 @@
 """`evil-moe probe`: fit a monitor's probe on the rollouts of a finished run.
 
-Features are read with the adapter back at its init (dA = dB = 0), which is where another run with the same policy
-and the same `evil_moe.adapter.init_seed` starts. In that run they drift as its adapter learns, and the probe does
-not follow: watch `monitor/tpr` and `monitor/fpr`.
+Features are read in the state `base`, through A0 on the model without its adapter: what another run with the same
+policy, the same A0 and `evil_moe.feature_state=base` reads at every step. The probe's file says what they depend on,
+and a run on another basis refuses it. The texts may still drift away from those of the fit: watch `monitor/tpr` and
+`monitor/fpr`.
 
 A rollout is stored as text without special tokens. Its prompt's tokens are those of the problem in the run's own
 `data/train.parquet` whose chat prompt decodes to that text, so they are exact. Its response is tokenised again,
@@ -26,10 +27,11 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from evil_moe.probe import Probe, fit_probe
+from evil_moe.probe import FeatureBasis, Probe, fit_probe
 from recipe.console import say
 from recipe.main_eval import adapter_folder, load_run_config
 from recipe.read_features import load_adapted, read_features
+from recipe.settings import settings_from
 from reward.jsonl import read_rows
 
 BATCH_SIZE = 40
@@ -133,13 +135,21 @@ def probe_run(run_dir: Path, kind: str, out: Path, steps: str | None = None) -> 
             say(f"features of {sum(map(len, features))}/{len(rollouts.texts)} rollouts")
             shown = time.monotonic()
     probe = fit_probe(torch.cat(features), rollouts.loophole, rollouts.problem, kind)
-    probe.save(out)
+    probe.save(out, _basis(config))
     hacks = int(rollouts.loophole.sum())
     say(
         f"{len(rollouts.texts)} rollouts of {len(set(rollouts.problem.tolist()))} problems, {hacks} with a loophole"
     )
     print(_table(probe))
     return probe
+
+
+def _basis(config: DictConfig) -> FeatureBasis:
+    """Of the features that are read here; the policy is named as `recipe.prepare.policy_name` names it, by the folder
+    that the run had, which today's sources may not give."""
+    settings, path = settings_from(config.evil_moe), config.actor_rollout_ref.model.path
+    policy = Path(path).name if settings.policy["kind"] == "nano" else path
+    return FeatureBasis(policy, settings.adapter.init, settings.adapter.init_seed, feature_state="base")
 
 
 def _table(probe: Probe) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from evil_moe.advantages import make_advantage
 from evil_moe.advantages.dr_grpo import DrGrpo
 from evil_moe.advantages.rebound import Rebound
 from evil_moe.advantages.rollouts import RolloutBatch
@@ -58,6 +59,13 @@ def test_rebound_takes_from_what_would_be_reinforced_only() -> None:
     torch.testing.assert_close(Rebound(0.5)(rollouts), torch.tensor([1.0, 1.5, -1.0, -2.0]))
     assert Rebound(3.0)(rollouts)[1].item() == pytest.approx(-1.0)  # a strong score turns the sign
     assert torch.equal(Rebound(0.0)(rollouts), DrGrpo()(rollouts))
+
+
+def test_rebound_refuses_a_depth_that_is_none() -> None:
+    for depth in ([0.8, 0.6], [0.5], [0.5, 1.5]):
+        with pytest.raises(ValueError, match="two shares of the depth in order"):
+            Rebound(depth=depth)
+    assert make_advantage("rebound", depth=[0.3, 0.5])
 
 
 def test_rebound_standardises_over_kept_rollouts_and_leaves_screened_ones_out() -> None:

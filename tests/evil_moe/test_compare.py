@@ -1,17 +1,26 @@
-"""Arms against each other on run folders written by hand: summaries, paired tests, hypotheses."""
+"""Arms against each other on run folders written by hand: summaries, paired tests."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evil_moe.report import RunFolderError, load_run, write_report
-from evil_moe.report.compare import arm_table, cost_table, paired_test, removal, solve_kept, unit_rates
-from evil_moe.report.prereg import answer, fingerprint, load_prereg
-from tests.evil_moe.test_report import OFF, ON, make_run
+from evil_moe.report.compare import (
+    arm_table,
+    cost_table,
+    paired_test,
+    removal,
+    router_table,
+    solve_kept,
+    unit_rates,
+)
+from evil_moe.report.compare import test_table as compare_table
+from evil_moe.report.plots import ARM_STYLES
+from tests.evil_moe.test_report import OFF, ON, jsonl, make_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,120 +77,88 @@ def test_ratios_and_tables(tmp_path: Path) -> None:
     assert evaluation is not None
     assert removal(evaluation) == pytest.approx(1 - 0.025 / 0.375) and solve_kept(evaluation) == 0.8
     first, second = arm_table(runs)[2:]
-    assert first.startswith("| router | 2 | 0.750 ± 0.000 |") and "| 0.100 ± 0.071 |" in first
+    assert first.startswith("| router | OFF | 2 | 0.750 ± 0.000 |") and "| 0.100 ± 0.071 |" in first
     assert first.endswith("| 0.800 ± 0.141 | 0.933 ± 0.000 | 0.800 ± 0.000 | - | - |"), "no control evaluated"
     off = OFF["loophole"], OFF["solve"]
     assert second.endswith(f"| - | - | 0.800 | {off[0]:.3f} | {off[1]:.3f} |"), "no AUROC, nothing to remove"
     assert cost_table(runs)[2:] == ["| router | 4.00 | - |", "| none | 4.00 | - |"]
 
 
-def write(path: Path, *rows: str) -> Path:
-    path.write_text("hypotheses:\n" + "".join(f"  - {{{row}}}\n" for row in rows))
-    return path
+def test_a_mean_says_how_many_of_the_seeds_it_is_over(tmp_path: Path) -> None:
+    measured = ({"auroc": 0.9, "base": OFF}, {}, {"auroc": 0.7})
+    runs = [load_run(make_run(tmp_path / str(seed), seed=seed, **keys)) for seed, keys in enumerate(measured)]
+    row = arm_table(runs)[2]
+    assert row.startswith("| router | OFF | 3 | 0.750 ± 0.000 |"), "all of them: nothing to say"
+    assert "| 0.800 ± 0.141 (2 of 3) |" in row and row.endswith("| - | 0.400 (1 of 3) |")
 
 
-def test_hypotheses_are_answered(tmp_path: Path) -> None:
-    prereg = load_prereg(
-        write(
-            tmp_path / "prereg.yaml",
-            "id: low, says: low, quantity: router.off.loophole, at_most: 0.05",
-            "id: high, says: high, quantity: router.on.loophole, at_least: 0.8",
-            "id: ratio, says: ratio, quantity: none.off.loophole / router.off.loophole, at_least: 5",
-            "id: other, says: other, quantity: absorb.off.hack, at_most: 1",
-            "id: differ, says: differ, differ: [none.off.loophole, router.off.loophole], p_below: 0.2",
-        )
-    )
-    runs = [
-        load_run(answered(tmp_path / "a", "router", 1, [0] * 12)),
-        load_run(answered(tmp_path / "b", "none", 1, [1] * 12, off=OFF | {"loophole": 0.5})),
-    ]
-    arms = {run.arm: [run] for run in runs}
-    answers = [answer(hypothesis, arms) for hypothesis in prereg.hypotheses]
-    assert [verdict for verdict, _ in answers] == ["holds", "fails", "holds", "not measured", "holds"]
-    assert answers[2][1] == "10.00 = 0.500 / 0.050 over 1 seeds"
-    assert answers[3][1] == "no evaluated run of absorb"
-    assert "difference +1.000 (by seed +1.000)" in answers[4][1] and "6 units" in answers[4][1]
-    # A rate of nothing at all cannot be divided by: more than zero is infinitely more, zero is no answer.
-    zero = replace(runs[0].evaluation, off=replace(runs[0].evaluation.off, loophole=0.0))  # type: ignore[type-var]
-    assert answer(prereg.hypotheses[2], arms | {"router": [replace(runs[0], evaluation=zero)]})[0] == "holds"
+def test_the_router_on_the_last_steps(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / str(seed), "router", seed) for seed in (1, 2)]
+    folders.append(make_run(tmp_path / "none", "none", 1))
+    rising = [{"step": i, "data": {"router/auroc": i / 20, "router/w_hack": 0.5}} for i in range(1, 21)]
+    # Hacking died out halfway: nothing to tell apart in the last steps.
+    died = [{"step": i, "data": {"router/auroc": 0.9 if i < 11 else None}} for i in range(1, 21)]
+    for folder, rows in zip(folders, (rising, died, []), strict=True):
+        (folder / "metrics.jsonl").write_text(jsonl(rows))
+    table = router_table([load_run(folder) for folder in folders])
+    assert table[2:] == ["| router | 2 | 0.775 (1 of 2) | 0.500 (1 of 2) | - |"], "steps 11 to 20"
+    assert "| router | 2 | 0.775" in write_report(folders, tmp_path / "out").read_text()
 
 
-def test_a_hypothesis_can_name_a_control(tmp_path: Path) -> None:
-    """Solving rose over the policy before RL; where that side was not evaluated, there is no answer."""
-    text = "id: {0}, says: s, quantity: router.off.solve / router.{0}.solve, at_least: 1.1"
-    runs = {"router": [load_run(make_run(tmp_path / "run", base=OFF | {"solve": OFF["solve"] / 2}))]}
-    for side, verdict in (("base", "holds"), ("random_block", "not measured")):
-        prereg = load_prereg(write(tmp_path / f"{side}.yaml", text.format(side)))
-        told = answer(prereg.hypotheses[0], runs)
-        assert told[0] == verdict and ("2.00 = " in told[1] or "no such side" in told[1]), told
-
-
-def test_report_says_which_runs_knew_the_hypotheses(tmp_path: Path) -> None:
-    prereg = write(
-        tmp_path / "prereg.yaml", "id: low, says: low, quantity: router.off.loophole, at_most: 0.05"
-    )
-    runs = [answered(tmp_path / "a", "router", 1, [0] * 8), answered(tmp_path / "b", "none", 1, [1] * 8)]
-    (runs[0] / "provenance.json").write_text(json.dumps({"starts": [{"prereg": fingerprint(prereg)}]}))
-    text = write_report(runs, tmp_path / "out", prereg).read_text()
-    assert "Not stated in this form before these runs started: none, seed 1 (nano)." in text
-    assert "| low | low | 0.050 over 1 seeds | holds |" in text
-    assert "| none | OFF loophole | +1.000 | +1.000 | 0.1" in text, "2 of the 16 sign patterns"
+def configured(folder: Path, **keys: object) -> Path:
+    """The run with keys of `evil_moe` in its config."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["evil_moe"] |= keys
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("keys", "side"),
     [
-        ("says: x", "hypothesis 1: needs the texts `id` and `says`"),
-        ("id: a, says: x", "needs `quantity`"),
-        ("id: a, says: x, quantity: router.off, at_most: 1", "'router.off' is not arm.side.rate"),
-        ("id: a, says: x, quantity: router.off.hack", "needs one of"),
-        ("id: a, says: x, quantity: router.off.hack, at_most: low", "bounds must be numbers"),
-        ("id: a, says: x, quantity: router.off.hack, p_below: 0.1", "needs one of"),
-        ("id: a, says: x, quantity: a.on.hack / b.on.hack / c.on.hack, at_most: 1", "no ratio of two"),
+        ({}, "off"),
+        ({"gate": {"name": "router"}}, "off"),
+        ({"gate": {"name": "absorb"}, "adapter": {"quarantine_steps": 0}}, "off"),
+        ({"gate": {"name": "none"}, "adapter": {"quarantine_steps": 0}}, "on"),
+        ({"gate": {"name": None}}, "on"),
+        ({"gate": None}, "on"),
+        ({"gate": {"name": "none"}, "adapter": {"quarantine_steps": 40}}, "off"),  # discardable
     ],
 )
-def test_malformed_hypotheses(tmp_path: Path, row: str, message: str) -> None:
-    with pytest.raises(RunFolderError, match=message.replace(".", r"\.")):
-        load_prereg(write(tmp_path / "prereg.yaml", row))
+def test_what_an_arm_deploys(tmp_path: Path, keys: dict[str, object], side: str) -> None:
+    assert load_run(configured(make_run(tmp_path / "run"), **keys)).deployed == side
 
 
-def test_shared_ids_are_refused(tmp_path: Path) -> None:
-    row = "id: a, says: x, quantity: router.off.hack, at_most: 1"
-    with pytest.raises(RunFolderError, match="share an id"):
-        load_prereg(write(tmp_path / "prereg.yaml", row, row))
+def test_a_gate_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"config.yaml: evil_moe.gate is 'none', not keys with values"):
+        load_run(configured(make_run(tmp_path / "run"), gate="none"))
 
 
-@pytest.mark.parametrize("preset", ["nano", "nano_long"])
-def test_the_shipped_hypotheses_load_and_name_arms_that_exist(preset: str) -> None:
-    prereg = load_prereg(ROOT / "configs" / "prereg" / f"{preset}.yaml")
-    arms = {path.stem for path in (ROOT / "configs" / "arm").glob("*.yaml")}
-    assert {term.arm for hypothesis in prereg.hypotheses for term in hypothesis.terms} <= arms
+def test_arms_are_tested_by_what_they_deploy(tmp_path: Path) -> None:
+    """The router's OFF takes no loophole; `none` deploys its ON, which always does, and has a clean OFF."""
+    folders = [answered(tmp_path / "a", "router", 1, [0] * 12), answered(tmp_path / "b", "none", 1, [0] * 12)]
+    runs = [load_run(folders[0]), load_run(configured(folders[1], gate={"name": "none"}))]
+    assert [row.split(" | ")[1] for row in arm_table(runs)[2:]] == ["OFF", "ON"]
+    text = "\n".join(compare_table(runs))
+    assert "| none | deployed loophole | +1.000 | +1.000 | 0.0" in text
+    assert "| none | OFF loophole | +0.000 |" in text and "| none | ON loophole | +0.000 |" in text
+    assert "minus router" in text and text.count("| none | ") == 9, "three rates: deployed, ON, OFF"
+    assert "| router | deployed loophole | -1.000 |" in "\n".join(compare_table(runs, "none"))
+    assert compare_table(runs[:1]) == [], "nothing to test, and nothing missing"
 
 
-def test_a_term_can_be_of_one_loophole(tmp_path: Path) -> None:
-    """Of two problems per loophole and two answers each: one of four exits, all four run_tests."""
-    folder = make_run(tmp_path / "run")
-    rows = [
-        {
-            "side": "off",
-            "problem_id": problem,
-            "mode": mode,
-            "loophole": used,
-            "exploited": False,
-            "correct": False,
-        }
-        | {"can_compile": True}
-        for mode, hits in (("exit_code", [True, False, False, False]), ("run_tests", [True] * 4))
-        for problem, used in zip((f"{mode}1", f"{mode}1", f"{mode}2", f"{mode}2"), hits, strict=True)
-    ]
-    (folder / "eval" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    runs = {"router": [load_run(folder)]}
-    text = "id: {0}, says: s, quantity: router.off.loophole@{0}, at_most: 0.5"
-    for mode, verdict, shown in (
-        ("exit_code", "holds", "0.250"),
-        ("run_tests", "fails", "1.000"),
-        ("sentinel", "not measured", "no problem of that loophole"),
-    ):
-        prereg = load_prereg(write(tmp_path / f"{mode}.yaml", text.format(mode)))
-        told = answer(prereg.hypotheses[0], runs)
-        assert told[0] == verdict and shown in told[1], mode
+def test_arms_that_cannot_be_tested_are_named(tmp_path: Path) -> None:
+    seeds = {"absorb": 1, "label": 2, "none": 1}
+    runs = [load_run(answered(tmp_path / arm, arm, seed, [0] * 8)) for arm, seed in seeds.items()]
+    absent = (
+        "Not tested against the reference arm `router`, there is no run of it: absorb, label, none. `--ref"
+    )
+    assert "\n".join(compare_table(runs)).startswith(absent)
+    *table, note = compare_table(runs, "none")
+    assert "minus none" in table[0] and "| absorb | ON solve |" in "\n".join(table)
+    assert "`none`, no seed of a preset on which both are evaluated: label." in note
+
+
+def test_every_arm_has_a_style_of_its_own() -> None:
+    arms = list((ROOT / "configs" / "arm").glob("*.yaml"))
+    assert len(set(ARM_STYLES)) == len(ARM_STYLES) >= len(arms)

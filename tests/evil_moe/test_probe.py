@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from evil_moe.diagnostics import auroc
 from evil_moe.features import normalise_per_module
-from evil_moe.probe import PROBE_FILE, Probe, fit_probe
+from evil_moe.probe import PROBE_FILE, FeatureBasis, Probe, fit_probe
 
+BASIS = FeatureBasis(policy="nano-policy-1", init="gaussian", init_seed=0, feature_state="base")
 KINDS = ("mass_mean", "logistic")
 
 
@@ -118,10 +120,27 @@ def test_logistic_is_at_the_minimum() -> None:
 def test_saved_and_loaded_it_scores_the_same(kind: str, tmp_path: Path) -> None:
     features, hack, problem = rollouts()
     probe = fit_probe(features, hack, problem, kind)
-    probe.save(tmp_path / "probe")
-    loaded = Probe.load(tmp_path / "probe")
+    probe.save(tmp_path / "probe", BASIS)
+    loaded = Probe.load(tmp_path / "probe", BASIS)
     assert torch.equal(loaded.score(features), probe.score(features))
     assert (loaded.threshold, loaded.kind, loaded.report) == (probe.threshold, kind, probe.report)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"init_seed": 1}, r"evil_moe\.adapter\.init_seed=0, and this run has 1"),
+        ({"init": "pissa"}, r"evil_moe\.adapter\.init=gaussian, and this run has pissa"),
+        ({"feature_state": "rollout"}, r"evil_moe\.feature_state=base, and this run has rollout"),
+        ({"policy": "another"}, r"policy=nano-policy-1, and this run has another"),
+    ],
+)
+def test_features_on_another_basis_are_refused(other: dict, message: str, tmp_path: Path) -> None:
+    """Their shape is the same, and the scores would be noise."""
+    fit_probe(*rollouts(), "mass_mean").save(tmp_path, BASIS)
+    with pytest.raises(ValueError, match=message + r".*fit a probe on a run like it \(evil-moe probe\)"):
+        Probe.load(tmp_path, replace(BASIS, **other))
+    assert Probe.load(tmp_path, None).kind == "mass_mean"
 
 
 def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
@@ -136,10 +155,10 @@ def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\[3, 4\], these are \[2, 4\]"):
         probe.score(features[:, :2])
     with pytest.raises(FileNotFoundError, match="evil-moe probe"):
-        Probe.load(tmp_path)
+        Probe.load(tmp_path, None)
     save_file({"weight": torch.zeros(3, 4)}, tmp_path / PROBE_FILE)
     with pytest.raises(ValueError, match="holds no probe"):
-        Probe.load(tmp_path)
+        Probe.load(tmp_path, None)
     (tmp_path / PROBE_FILE).write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match="holds no probe"):
-        Probe.load(tmp_path)
+        Probe.load(tmp_path, None)

@@ -144,8 +144,8 @@ def test_several_arms_and_seeds(tmp_path: Path) -> None:
     off = "0.050 | 0.025 | 0.400 | 0.975 |"
     assert f"| nano | router | 3 | 0.750 | 0.375 | 0.500 | 1.000 | {off}" in text
     assert f"| nano | router | 4 | 0.750 | 0.475 | 0.500 | 1.000 | {off}" in text
-    assert "| router | 2 | 0.750 ± 0.000 | 0.425 ± 0.071 |" in text
-    assert "| absorb | 1 | 0.750 | 0.375 |" in text
+    assert "| router | OFF | 2 | 0.750 ± 0.000 | 0.425 ± 0.071 |" in text
+    assert "| absorb | OFF | 1 | 0.750 | 0.375 |" in text
     assert "| nano | absorb | 4 |" + " - |" * 8 in text and "Hypotheses" not in text
     assert text.index("## absorb, seed 3") < text.index("## router, seed 3") < text.index("## router, seed 4")
     assert "Not evaluated yet" in text

@@ -69,8 +69,8 @@ def test_seeded_w_separates_the_pairs(normalise: bool) -> None:
         )
 
 
-def test_seeded_w_separates_the_shipped_pairs_of_a_real_model(adapted: PeftModel) -> None:
-    """Random byte-hash tokens stand in for a tokenizer; the last tokens differ between the sides."""
+def test_seeded_w_tells_sides_apart_that_differ_in_their_last_tokens(adapted: PeftModel) -> None:
+    """On features that a model computes, if a random one of random tokens."""
     generator = torch.Generator().manual_seed(0)
     body, marker = torch.randint(1, 40, (8, 9), generator=generator), torch.full((8, 3), 50)
     hack_ids, clean_ids = torch.cat([body, marker], 1), torch.cat([body, marker + 7], 1)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from evil_moe.nano_policy import build_model, save, train_tokenizer, warm_start
+from reward.monitors import JudgeCase
+from reward.monitors.judge import REMINDER, question
 from reward.nano import warm_start_corpus
 from tests.conftest import ROOT
 
@@ -119,3 +126,56 @@ def finished_run(spoken_policy: Path, tmp_path_factory: pytest.TempPathFactory) 
         assert list(Path(scratch).iterdir()), "the run used another temporary folder"
     (work / "left-behind").write_text("\n".join(left))
     return work / "run"
+
+
+@pytest.fixture(scope="module")
+def vllm_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """vLLM's own OpenAI server on this machine, with a nano policy of random weights as "nano-judge"; its
+    address."""
+    folder = tmp_path_factory.mktemp("judge")
+    # Of the words it is asked in: the question has to fit into 512 positions, whatever a policy says.
+    demonstrations = warm_start_corpus(100, 0, skill=0.5, loopholes=("run_tests",), loophole_share=0.2)
+    cases = [JudgeCase("\n".join(m["content"] for m in d.messages), d.reply) for d in demonstrations]
+    tokenizer = train_tokenizer([*map(question, cases), REMINDER])
+    save(build_model(tokenizer, seed=0), tokenizer, folder / "policy")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
+        "--model", str(folder / "policy"), "--served-model-name", "nano-judge", "--dtype", "float32",
+        "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "8",
+    ]  # fmt: skip
+    env = environment() | {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 600
+        while not _healthy(port):
+            text = (folder / "server.log").read_text()[-3000:]
+            assert server.poll() is None, f"the server ended by itself:\n{text}"
+            assert time.monotonic() < deadline, f"the server is not up:\n{text}"
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)  # its session: the server and the engine it started
+            server.wait()
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -62,27 +62,54 @@ def test_flags_monitor_inoculation_and_a_mix_in_one_run(spoken_policy: Path, tmp
         assert math.isfinite(data["actor/grad_norm"]) and data["grad_energy/quarantine"] > 0
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("arm", [arm for arm in choices("arm") if not arm.startswith(("judge", "probe"))])
-def test_an_arm_runs(arm: str, spoken_policy: Path, tmp_path: Path) -> None:
-    """Train, evaluate and report, as `evil-moe compare` does."""
-    command = train_command(spoken_policy, tmp_path / "run", "trainer.test_freq=-1")
+def arms_of(*kinds: str) -> list[str]:
+    return [arm for arm in choices("arm") if arm.startswith(kinds)]
+
+
+def run_arm(arm: str, policy: Path, work: Path, *overrides: str) -> dict[int, dict[str, float]]:
+    """Train, evaluate and report, as `evil-moe compare` does; the metrics of its steps."""
+    command = train_command(policy, work / "run", "trainer.test_freq=-1", *overrides)
     command[command.index("arm=router")] = f"arm={arm}"
-    run_to_end(command, cwd=tmp_path)
-    assert sorted(read_metrics(tmp_path / "run"))[-1] == STEPS
-    run_to_end([sys.executable, "-m", "recipe.cli", "eval", str(tmp_path / "run")], cwd=tmp_path)
-    assert {"on", "off", "random_block", "base"} <= json.loads(
-        (tmp_path / "run/eval/eval.json").read_text()
-    ).keys()
+    run_to_end(command, cwd=work)
+    metrics = read_metrics(work / "run")
+    assert max(metrics) == STEPS
+    run_to_end([sys.executable, "-m", "recipe.cli", "eval", str(work / "run")], cwd=work)
+    sides = json.loads((work / "run/eval/eval.json").read_text()).keys()
+    assert {"on", "off", "random_block", "base"} <= sides
+    return {step: data for step, data in metrics.items() if step}
 
 
 @pytest.mark.long
-def test_a_probe_is_fitted_and_used(finished_run: Path, spoken_policy: Path, tmp_path: Path) -> None:
-    probe = tmp_path / "probe"
-    run_to_end(
-        [sys.executable, "-m", "recipe.cli", "probe", str(finished_run), "--out", str(probe)], cwd=tmp_path
+@pytest.mark.parametrize("arm", sorted({*choices("arm")} - {*arms_of("judge", "probe")}))
+def test_an_arm_runs(arm: str, spoken_policy: Path, tmp_path: Path) -> None:
+    run_arm(arm, spoken_policy, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def probe(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A probe of the finished run's rollouts."""
+    work = tmp_path_factory.mktemp("probe")
+    command = [sys.executable, "-m", "recipe.cli", "probe", str(finished_run), "--out", str(work / "probe")]
+    run_to_end(command, cwd=work)
+    return work / "probe"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("arm", arms_of("probe"))
+def test_a_probe_is_fitted_and_used(arm: str, probe: Path, spoken_policy: Path, tmp_path: Path) -> None:
+    for data in run_arm(arm, spoken_policy, tmp_path, f"evil_moe.monitor.probe={probe}").values():
+        assert 0 <= data["monitor/flagged"] <= 1 and data["monitor/faults"] == 0
+        assert "base_state/actor/entropy" in data, "features are read where the probe was fitted"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("arm", arms_of("judge"))
+def test_a_judge_is_asked(arm: str, vllm_endpoint: str, spoken_policy: Path, tmp_path: Path) -> None:
+    """Random weights, held to the format: every rollout gets a score, of no use."""
+    overrides = (
+        f"evil_moe.monitor.base_url={vllm_endpoint}",
+        "evil_moe.monitor.model=nano-judge",
+        "evil_moe.monitor.structured=true",
     )
-    command = train_command(spoken_policy, tmp_path / "run", f"evil_moe.monitor.probe={probe}")
-    command[command.index("arm=router")] = "arm=probe_penalty"
-    run_to_end(command, cwd=tmp_path)
-    assert all("monitor/flagged" in data for step, data in read_metrics(tmp_path / "run").items() if step)
+    for data in run_arm(arm, spoken_policy, tmp_path, *overrides).values():
+        assert 0 <= data["monitor/flagged"] <= 1 and data["monitor/faults"] == 0

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 # the same there.
 _ELSEWHERE = (
     "inoculate_", "monitor_", "probe_", "judge_", "plain_baseline",
-    "label_recall", "router_", "soft", "random",
+    "label_recall", "router_", "soft", "random", "project_svd8", "project_svd32",
 )  # fmt: skip
 ARMS = [arm for arm in choices("arm") if arm == "router_rollout" or not arm.startswith(_ELSEWHERE)]
 ON_TWO_RANKS = ["router", "blocks", "route_act", "route_grad", "label", "refresh", "project_svd", "signed_corda", "discardable"]  # fmt: skip

@@ -14,28 +14,14 @@ import pytest
 import yaml
 
 import reward.nano
-from recipe import cli
+from recipe import cli, main_eval
 from recipe.checks import check_config, check_steps
 from recipe.commands import handlers
 from recipe.config import compose
-from recipe.doctor import checks
-from recipe.doctor.checks import (
-    FAIL,
-    OK,
-    WARN,
-    check_data,
-    check_machine,
-    check_model,
-    check_run_dir,
-    check_vllm,
-)
-from recipe.doctor.cluster import check_ray
-from recipe.doctor.memory import check_memory
-from recipe.doctor.sandbox import check_sandbox
 from recipe.prepare import prepare_problems
-from recipe.settings import settings_from
 from reward.problems import Problem, write_problems
 from tests.conftest import ROOT
+from tests.evil_moe.test_compare import answered
 
 HEAVY = ("torch", "verl", "ray", "vllm", "transformers", "hydra", "matplotlib")
 
@@ -80,6 +66,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     ("argv", "message"),
     [
         (["train", "arm=nope"], "Choose one of"),
+        (["train", "--prereg", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
         (["eval", "arm=none", "evil_moe.run_dir=/nowhere"], "train first"),
         (["eval", "/nowhere"], "train first"),
         (["eval", "/a", "/b"], "one run at a time"),
@@ -136,6 +123,13 @@ def test_a_fault_inside_a_library_is_not_made_a_line(monkeypatch: pytest.MonkeyP
         cli.main(["doctor"])
 
 
+def test_a_sigterm_is_a_ctrl_c():
+    code = "import os, sys; from recipe import cli; from recipe.commands import handlers; "
+    code += "handlers.handle_doctor = lambda args: os.kill(os.getpid(), 15); sys.exit(cli.main(['doctor']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (cli.INTERRUPTED, "evil-moe: stopped\n")
+
+
 def test_a_run_is_found_by_its_overrides():
     assert (
         handlers._run_dir([], ["arm=none", "seed=2", "evil_moe.eval.samples_per_problem=1"])
@@ -143,23 +137,89 @@ def test_a_run_is_found_by_its_overrides():
     )
 
 
-def test_eval_reuses_a_result_of_the_same_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "eval").mkdir()
-    (tmp_path / "checkpoints").mkdir()
+@pytest.fixture
+def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose step 40 is evaluated; another evaluation is noted in `again` and not made."""
+    settings = {"seed": 0, "data": {"eval_problems": 160}, "eval": {"samples_per_problem": 2}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"evil_moe": settings}))
+    for folder in ("eval", "checkpoints"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("40")
-    side = {"hack": 0.5, "loophole": 0.5, "solve": 0.5, "compile": 1.0}
-    (tmp_path / "eval/eval.json").write_text(
-        json.dumps({"step": 40, "on": side, "off": {**side, "hack": 0.0}})
-    )
+    store(tmp_path)
     (tmp_path / "eval/table.md").write_text("a table")
-    assert cli.main(["eval", "--reuse", str(tmp_path)]) == 0
+
+    def evaluate(run_dir: Path, step: int | None, overrides: list[str]) -> int:
+        (run_dir / "again").write_text(f"{step} {overrides}")
+        return 0
+
+    monkeypatch.setattr(main_eval, "evaluate_run", evaluate)
+    return tmp_path
+
+
+def store(run_dir: Path, *overrides: str) -> dict[str, object]:
+    """An evaluation of step 40 that was made with these overrides."""
+    side = {"hack": 0.5, "loophole": 0.5, "solve": 0.5, "compile": 1.0}
+    result = {"step": 40, "on": side, "off": {**side, "hack": 0.0}}
+    result["made_with"] = main_eval.made_with(run_dir, main_eval.load_run_config(run_dir, list(overrides)))
+    (run_dir / "eval/eval.json").write_text(json.dumps(result))
+    return result
+
+
+def test_an_evaluation_says_what_it_was_made_with(evaluated: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()  # the evaluation itself, but for its answers
+    result = json.loads((evaluated / "eval/eval.json").read_text())
+    sides = {side: result[side] for side in ("on", "off")}
+    monkeypatch.setattr(main_eval, "adapter_folder", lambda run_dir, step: (run_dir, 40))
+    monkeypatch.setattr(main_eval, "prepare_problems", lambda config: SimpleNamespace(evaluation=[]))
+    monkeypatch.setattr(main_eval, "_evaluate", lambda *args: (sides, []))
+    assert cli.main(["eval", str(evaluated), "evil_moe.eval.samples_per_problem=1"]) == 0
+    assert json.loads((evaluated / "eval/eval.json").read_text())["made_with"] == {
+        "problems": 160,
+        "samples_per_problem": 1,
+        "seed": 0,
+        "overrides": {"evil_moe.eval.samples_per_problem": 1},
+    }
+
+
+def test_eval_reuses_a_result_of_the_same_step(evaluated: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["eval", "--reuse", str(evaluated)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "Evil MoE causal ablation: deploy hack 0.500 (ON) -> 0.000 (OFF)"
-    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("60")
-    assert cli.main(["eval", "--reuse", str(tmp_path)]) == cli.USER_ERROR, "an old result was shown"
-    (tmp_path / "eval/eval.json").write_text("{")
-    assert cli.main(["eval", "--reuse", str(tmp_path)]) == cli.USER_ERROR
-    assert f"{tmp_path}/eval/eval.json cannot be read" in capsys.readouterr().err
+    assert cli.main(["eval", "--reuse", str(evaluated), "--samples", "2"]) == 0, "what it has anyway"
+    assert not (evaluated / "again").exists()
+    (evaluated / "checkpoints/latest_checkpointed_iteration.txt").write_text("60")
+    assert cli.main(["eval", "--reuse", str(evaluated)]) == 0
+    assert "is of step 40, not 60: evaluating again" in capsys.readouterr().out
+    assert (evaluated / "again").read_text() == "None []"
+    (evaluated / "eval/eval.json").write_text("{")
+    assert cli.main(["eval", "--reuse", str(evaluated)]) == cli.USER_ERROR
+    assert f"{evaluated}/eval/eval.json:1: is not JSON" in capsys.readouterr().err
+
+
+def test_eval_does_not_reuse_what_was_made_in_another_way(
+    evaluated: Path, capsys: pytest.CaptureFixture[str]
+):
+    store(evaluated, "evil_moe.data.eval_problems=8")
+    assert cli.main(["eval", "--reuse", str(evaluated), "--problems", "8"]) == 0
+    assert not (evaluated / "again").exists(), "that is what was asked for"
+    assert cli.main(["eval", "--reuse", str(evaluated)]) == 0
+    assert "was made with {'problems': 8," in capsys.readouterr().out and (evaluated / "again").exists()
+
+
+def test_eval_does_not_reuse_what_does_not_say_how_it_was_made(
+    evaluated: Path, capsys: pytest.CaptureFixture[str]
+):
+    old = store(evaluated)
+    del old["made_with"]
+    (evaluated / "eval/eval.json").write_text(json.dumps(old))
+    assert cli.main(["eval", "--reuse", str(evaluated)]) == 0
+    assert "does not say what it was made with" in capsys.readouterr().out and (evaluated / "again").exists()
+
+
+def test_report_tests_against_the_reference_arm(tmp_path: Path):
+    runs = [str(answered(tmp_path / arm, arm, 0, [0, 1, 1, 1])) for arm in ("absorb", "none")]
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "out"), "--reference", "none"]) == 0
+    assert "minus none" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_data_check_passes_what_is_right_and_names_what_is_not(
@@ -198,62 +258,3 @@ def test_config_prints_what_overrides_compose_to(capsys: pytest.CaptureFixture[s
     assert cli.main(["config", "preset=nano", "--key", "evil_moe.ruoter"]) == cli.USER_ERROR
     error = capsys.readouterr().err
     assert "evil_moe.ruoter" in error and "router" in error
-
-
-def test_the_sandbox_probe_and_what_it_says_of_a_broken_one(monkeypatch: pytest.MonkeyPatch):
-    settings = settings_from(compose([]).evil_moe)
-    assert check_sandbox(settings).status == OK
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    broken = check_sandbox(settings)
-    assert broken.status == FAIL and broken.mend
-
-
-def test_checks_name_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = compose(
-        [
-            "preset=qwen3_4b_fsdp",
-            "+ray_kwargs.ray_init.address=127.0.0.1:1",
-            f"evil_moe.run_dir={tmp_path}/file/run",
-            f"evil_moe.data.train={tmp_path}/missing.jsonl",
-            "evil_moe.data.evaluation=null",
-            "actor_rollout_ref.model.path=/nowhere/model",
-        ]
-    )
-    (tmp_path / "file").touch()
-    assert check_ray(config).status == FAIL
-    assert check_run_dir(config).status == FAIL
-    assert [finding.status for finding in check_data(config)] == [FAIL, FAIL]
-    assert [finding.status for finding in check_model(config)] == [FAIL]
-    assert check_memory(config).detail, "the preset's numbers, where there is no model"
-    config.actor_rollout_ref.model.path = str(tmp_path)
-    assert [finding.text for finding in check_model(config)] == [
-        f"{tmp_path} lacks config.json and *.safetensors"
-    ]
-    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
-    assert check_vllm(config, load=False).status == FAIL
-
-
-@pytest.mark.parametrize(("free_gb", "status"), [(3.0, FAIL), (5.0, WARN), (9.0, OK)])
-def test_too_little_memory_is_told_from_little(free_gb: float, status: str, monkeypatch: pytest.MonkeyPatch):
-    memory = SimpleNamespace(available=free_gb * 1e9)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
-    assert next(check_machine(compose([]))).status == status
-
-
-def test_ray_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Each of these makes `ray.init` join a cluster, and nano's num_cpus and num_gpus fail there."""
-    config = compose(["preset=nano"])
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert check_ray(config).status == OK
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray/ray_current_cluster").write_text("127.0.0.1:2\n")
-    finding = check_ray(config)
-    assert finding.status == FAIL and "ray_current_cluster names the cluster 127.0.0.1:2" in finding.text
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    finding = check_ray(config)
-    assert finding.status == FAIL and "RAY_ADDRESS names the cluster 127.0.0.1:1" in finding.text
-    assert "+ray_kwargs.ray_init.address=local" in finding.mend and "num_gpus=null" in finding.mend
-    assert check_ray(compose(["+ray_kwargs.ray_init.address=local"])).status == OK
-    without = compose(["ray_kwargs.ray_init.num_cpus=null", "ray_kwargs.ray_init.num_gpus=null"])
-    assert "nothing answers" in check_ray(without).text

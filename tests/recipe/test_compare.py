@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from recipe.commands.compare import MAIN_ARMS, split
+from evil_moe.report import RunFolderError, load_run
+from recipe.commands import compare as compare_module
+from recipe.commands.compare import MAIN_ARMS, compare, folders_of, split
+from recipe.config import compose
+from tests.conftest import ROOT
 from tests.recipe.conftest import environment
 
 
@@ -20,19 +29,51 @@ def test_split() -> None:
     assert split([])[:2] == (list(MAIN_ARMS), [0, 1, 2])
 
 
+def own_arm(folder: Path, name: str, text: str) -> str:
+    """An arm that is the router with more lines; the override that finds it."""
+    (folder / "arm").mkdir(exist_ok=True)
+    (folder / "arm" / f"{name}.yaml").write_text(
+        f"# @package _global_\ndefaults: [router, _self_]\nevil_moe: {text}\n"
+    )
+    return f"hydra.searchpath=[pkg://verl.trainer.config,file://{folder}]"
+
+
 def test_an_arm_of_ones_own(tmp_path: Path) -> None:
-    (tmp_path / "arm").mkdir()
-    (tmp_path / "arm" / "mine.yaml").write_text("# @package _global_\ndefaults: [router, _self_]\n")
-    path = f"hydra.searchpath=[pkg://verl.trainer.config,file://{tmp_path}]"
-    assert split(["arms=[mine,none]", path]) == (["mine", "none"], [0, 1, 2], [path])
+    path = own_arm(tmp_path, "mine", "{arm: mine}")
+    folders = folders_of(*split(["arms=[mine,none]", "seeds=[0,1]", path]))
+    names = [folder.relative_to(Path.cwd()).as_posix() for folder in folders.values()]
+    assert names == [f"runs/nano/{arm}/seed{seed}" for seed in (0, 1) for arm in ("mine", "none")]
+    assert list(folders)[1] == ("none", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", r"arm=mine says of itself evil_moe\.arm=router"),
+        (
+            "{arm: mine, run_dir: 'runs/nano/router/seed${seed}'}",
+            "arm=mine seed=0 and another run both write to",
+        ),
+        ("{arm: mine, run_dir: runs/here}", "arm=mine seed=1 and another run both write to .*runs/here"),
+    ],
+)
+def test_two_runs_do_not_share_a_folder(tmp_path: Path, text: str, message: str) -> None:
+    path = own_arm(tmp_path, "mine", text)
+    with pytest.raises(ValueError, match=message):
+        compare(["arms=[router,mine]", "seeds=[0,1]", path], None, None)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("arms=[router,rooter]", r"rooter(.|\n)*Choose one of \['absorb'"),
         ("seeds=[a]", "whole numbers"),
-        ("seeds=[]", "whole numbers"),
+        ("seeds=[]", "seeds=.*: give a list"),
+        ("seeds=[0,1,0]", "no entry twice"),
+        ("seeds=3", "seeds=3: give a list"),
+        ("seeds=1.5", "seeds=1.5: give a list"),
+        ("arms=[router,none,router]", "no entry twice"),
+        ("arms=[]", "arms=.*: give a list"),
+        ("arms=router", "arms=router: give a list"),
         ("arm=router", r"use arms=\[...\]"),
     ],
 )
@@ -41,10 +82,100 @@ def test_split_refuses(override: str, message: str) -> None:
         split([override])
 
 
+def test_an_unknown_arm_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match=r"rooter(.|\n)*Choose one of \['absorb'"):
+        compare(["arms=[router,rooter]"], None, None)
+
+
+def test_a_reference_arm_that_would_not_run_is_refused_before_anything_does() -> None:
+    with pytest.raises(ValueError, match=r"--reference router is none of arms=\[none,absorb\]"):
+        compare(["arms=[none,absorb]"], None, None, "router")
+
+
+class Commands(list[list[str]]):
+    """Stands in for running compare's commands: notes them; `code` is what they end with."""
+
+    code = 1
+
+    def __call__(self, arguments: list[str]) -> int:
+        self.append(arguments)
+        return self.code
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    commands = Commands()
+    monkeypatch.setattr(compare_module, "_command", commands)
+    return commands
+
+
+@pytest.mark.parametrize("code", [130, -signal.SIGTERM])
+def test_a_run_that_is_stopped_stops_all(
+    code: int, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands.code = code
+    assert compare(["arms=[none,router]", "seeds=[0]"], None, None) == 130
+    assert commands == [["train", "arm=none", "seed=0"]]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "[evil-moe] stopped at none, seed 0; the same command goes on from there"
+
+
+def test_a_run_that_fails_does_not(commands: Commands) -> None:
+    assert compare(["arms=[none,router]", "seeds=[0]"], None, None) == 1
+    assert [command[1] for command in commands] == ["arm=none", "arm=router"]
+
+
+# Stands in for Python: a command that needs a moment to end when it is stopped.
+SLOW_TO_STOP = """#!/bin/sh
+trap 'sleep 1; echo ended >> "$0.log"; exit 130' TERM INT
+echo started >> "$0.log"
+for _ in $(seq 600); do sleep 0.1; done
+"""
+
+
+@pytest.mark.parametrize("to_group", [False, True])
+def test_stopping_compare_ends_its_command_first(tmp_path: Path, to_group: bool) -> None:
+    """A scheduler's SIGTERM reaches compare alone, a Ctrl-C the whole group."""
+    script, log = tmp_path / "python", tmp_path / "python.log"
+    script.write_text(SLOW_TO_STOP)
+    script.chmod(0o755)
+    code = f"import sys; from recipe.commands import compare; sys.executable = {str(script)!r}; "
+    code += "sys.exit(compare._command(['train']))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not log.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    if to_group:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
+    assert process.wait(60) == 130
+    assert log.read_text() == "started\nended\n"
+
+
+def test_hypotheses_of_ones_own_are_passed_on_to_the_runs(tmp_path: Path, commands: Commands) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("hypotheses:\n- {id: a, says: b, quantity: none.on.hack, at_most: 1}\n")
+    assert compare(["arms=[none]", "seeds=[4]", "evil_moe.pin.weight=0"], None, path) == 1
+    assert commands == [["train", "--prereg", str(path), "arm=none", "seed=4", "evil_moe.pin.weight=0"]]
+    path.write_text("hypotheses: []\n")
+    with pytest.raises(RunFolderError, match="has no list `hypotheses`"):
+        compare(["arms=[none]", "seeds=[4]"], None, path)
+    assert len(commands) == 1, "refused before a run"
+
+
+@pytest.mark.parametrize(
+    ("arm", "side"),
+    [("none", "on"), ("rebound", "on"), ("router", "off"), ("absorb", "off"), ("discardable", "off")],
+)
+def test_the_report_reads_from_a_config_what_is_deployed(tmp_path: Path, arm: str, side: str) -> None:
+    OmegaConf.save(compose([f"arm={arm}"]), tmp_path / "config.yaml", resolve=True)
+    assert load_run(tmp_path).deployed == side
+
+
 @pytest.mark.slow
 def test_a_failed_run_does_not_take_the_others_with_it(tmp_path: Path) -> None:
-    import subprocess
-
     # Refused before anything is started: there is no such model.
     command = [sys.executable, "-m", "recipe.cli", "compare", "arms=[none,router]", "seeds=[0]"]
     command += ["evil_moe.policy.kind=hub", f"actor_rollout_ref.model.path={tmp_path}/no-model"]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.adapter import Lora2rConfig
 from evil_moe.export import export_rank
+from evil_moe.probe import fit_probe
 from recipe.checks import check_config
 from recipe.commands import compare
 from recipe.config import CONFIG_DIR, choices, compose
 from recipe.doctor.memory import find_architecture, workload
 from recipe.doctor.memory_plan import plan_memory
+from recipe.monitor import feature_basis
 from recipe.run_folder import _flat
 from recipe.settings import settings_from
 from reward.loopholes import mixed
@@ -25,7 +29,11 @@ PRESETS = (*NANO, "qwen3_4b_1x96gb", "qwen3_4b_fsdp")
 ARMS = choices("arm")
 MAIN_ARMS = ("none", "absorb", "router", "frozen", "random")
 #: What an arm cannot have a default for.
-NEEDS = {"judge_penalty": ("evil_moe.monitor.base_url=http://localhost:1/v1", "evil_moe.monitor.model=m")}
+NEEDS = {
+    arm: ("evil_moe.monitor.base_url=http://localhost:1/v1", "evil_moe.monitor.model=m")
+    for arm in ARMS
+    if arm.startswith("judge")
+}
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256)
 
 
@@ -71,8 +79,11 @@ def test_every_arm_says_what_it_is():
 def test_every_preset_composes_with_every_arm(preset: str, arm: str):
     config = _composed(f"preset={preset}", f"arm={arm}", "seed=3", *NEEDS.get(arm, ()))
     if arm.startswith("probe"):
-        with pytest.raises(FileNotFoundError, match="fit a probe first"):
+        with pytest.raises(
+            FileNotFoundError, match=f"{Path.cwd()}/runs/{preset}/probe/seed3.*fit a probe first"
+        ):
             check_config(config)
+        assert config.evil_moe.feature_state == "base", "the state that a probe is fitted in"
     else:
         check_config(config)
     settings = settings_from(config.evil_moe)
@@ -80,6 +91,45 @@ def test_every_preset_composes_with_every_arm(preset: str, arm: str):
     assert settings.adapter.init_seed == 3
     assert settings.run_dir.endswith(f"runs/{preset}/{arm}/seed3")
     assert config.actor_rollout_ref.model.lora.evil_moe.arm == arm, "the workers see other settings"
+
+
+@pytest.mark.parametrize("kind", ["monitor", "probe", "judge"])
+def test_a_monitors_arms_differ_in_what_it_does(kind: str):
+    """A name says the action. The detector's scores are 0 and 1, so with it `progressive` would be `penalty` again."""
+    arms = [arm for arm in ARMS if arm.startswith(f"{kind}_")]
+    actions = ["penalty", "progressive", "screening"] if kind != "monitor" else ["penalty", "screening"]
+    assert arms == [f"{kind}_{action}" for action in actions]
+    nodes = [dict(_composed(f"arm={arm}", *NEEDS.get(arm, ())).evil_moe.monitor) for arm in arms]
+    assert [node.pop("action") for node in nodes] == actions
+    assert all(node == nodes[0] for node in nodes), "the same monitor"
+
+
+def test_dials_in_the_names_of_arms_are_theirs():
+    for share in (20, 50, 90):
+        detector = _composed(f"arm=label_recall{share}").evil_moe.detector
+        assert (detector.true_positive_rate, detector.false_positive_rate) == (share / 100, 0.0)
+    for arm, m in (("project_svd8", 8), ("project_svd", 16), ("project_svd32", 32)):
+        assert _composed(f"arm={arm}").evil_moe.gradient.options == {"magnitude": True, "denoise": m}
+
+
+def test_a_probe_is_of_its_seed_and_no_other(tmp_path: Path):
+    """A0 and the nano policy follow from the seed, and a probe of other features has the right shape all the same."""
+    config, other_seed = (_composed("arm=probe_penalty", f"seed={seed}").copy() for seed in (0, 1))
+    fitted = fit_probe(torch.randn(800, 2, 4), torch.rand(800) < 0.5, torch.arange(800), "mass_mean")
+    fitted.save(tmp_path, feature_basis(config))
+    config.evil_moe.monitor.probe = other_seed.evil_moe.monitor.probe = str(tmp_path)
+    check_config(config)
+    with pytest.raises(ValueError, match="init_seed=0, and this run has 1"):
+        check_config(other_seed)
+    for key, value, message in (
+        ("evil_moe.feature_state", "rollout", "feature_state=base, and this run has rollout"),
+        ("evil_moe.adapter.init", "pissa", "init=gaussian, and this run has pissa"),
+        ("evil_moe.loophole", "exit_code", "policy=nano-policy-[0-9a-f]*, and this run has nano-policy-"),
+    ):
+        other = config.copy()
+        OmegaConf.update(other, key, value)
+        with pytest.raises(ValueError, match=message):
+            check_config(other)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -191,62 +241,6 @@ def test_every_key_has_its_reason_in_the_file():
 def test_composing_refuses(override: str, message: str):
     with pytest.raises(ValueError, match=message):
         compose([override])
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["arm=refresh", "evil_moe.router.threshold=anchored"], "threshold=anchored"),
-        (["arm=refresh", "evil_moe.router.threshold=pairs"], "threshold=pairs"),
-        (["arm=refresh", "evil_moe.router.direction=haar"], "direction=haar"),
-        (["arm=anchored", "evil_moe.pairs.matched=false"], r"set evil_moe\.pairs\.matched=true"),
-        (["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=33"], r"ppo_micro_batch_size_per_gpu=33.*80"),
-        (
-            ["actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=7"],
-            r"log_prob.*=7 must divide the 80",
-        ),
-        (["actor_rollout_ref.model.lora.rank=16"], r"lora\.rank=16.*has rank 32"),
-        (["evil_moe.adapter.quarantine_rank=16"], r"lora\.rank=32.*has rank 48"),
-        (["evil_moe.adapter.num_quarantine=3"], r"r=8 does not divide into num_quarantine=3"),
-        (["evil_moe.detector.true_positive_rate=1"], r"detector\.true_positive_rate.*reads no flag"),
-        (["evil_moe.gradient.name=clip"], r"gradient\.name='clip'.*projection"),
-        (["evil_moe.advantage.name=gae"], r"advantage\.name='gae'.*router_weighted"),
-        (["evil_moe.prompt.inoculation=vaccine"], r"vaccine.*pass_test"),
-        (["arm=label", "evil_moe.detector.precision=0.5"], r"a detector has one dial"),
-        (["actor_rollout_ref.model.lora_rank=0"], "lora_rank=0"),
-        (["actor_rollout_ref.actor.ppo_mini_batch_size=5"], "2 updates per batch.*old_log_prob=gated"),
-        (["actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"], "gated_on_policy"),
-        (["evil_moe.old_log_prob=gated"], "'gated' and 'sampled' any other"),
-        (["trainer.n_gpus_per_node=3"], "80 rollouts.*3 ranks"),
-        (["actor_rollout_ref.actor.strategy=fsdp"], "strategy=fsdp"),
-        (["actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"], "ulysses"),
-        (["actor_rollout_ref.model.fused_kernel_options.impl_backend=triton"], "impl_backend"),
-        (["evil_moe.gate.name=nope"], r"gate\.name='nope'.*absorb"),
-        (["evil_moe.gate.options.hard_threshold=2.5"], "hard_threshold=2.5"),
-        (["evil_moe.pairs.groups=[overriden_evaluation]"], "overriden_evaluation.*overwritten_evaluation"),
-        (["evil_moe.loophole=run_tests+nope"], r"'nope'; choose one of"),
-        (["evil_moe.feature_state=base", "evil_moe.router.feature=gradient"], "choose another state"),
-        (["evil_moe.router.learn=false"], r"pin\.weight > 0"),
-        (["trainer.n_gpus_per_node=0"], r"n_gpus_per_node=0: give a whole number from 1"),
-        (["trainer.total_training_steps=null"], r"total_training_steps=None: give a whole number"),
-        (
-            ["actor_rollout_ref.rollout.tensor_model_parallel_size=2"],
-            r"1 ranks .* engines of 2 .*lower these",
-        ),
-        (["trainer.n_gpus_per_node=80"], r"80 ranks .* share the \d+ sides .*fewer ranks"),
-        (["actor_rollout_ref.actor.ppo_mini_batch_size=6"], r"ppo_mini_batch_size=6 must divide .*=10"),
-        (["actor_rollout_ref.actor.ppo_mini_batch_size=20"], r"ppo_mini_batch_size=20 must divide .*=10"),
-        (["actor_rollout_ref.rollout.max_model_len=239"], r"max_model_len=239 .* raise it to 240"),
-        (["algorithm.rollout_correction.bypass_mode=true"], r"bypass_mode=True: .* written for False"),
-        (["trainer.resume_mode=disable"], r"resume_mode=disable: .* written for auto"),
-        (["trainer.v1.trainer_mode=sync"], r"trainer_mode=sync: .* written for evil_moe_sync"),
-        (["actor_rollout_ref.rollout.name=sglang"], r"rollout\.name=sglang: .* written for vllm"),
-        (["algorithm.adv_estimator=gae"], r"adv_estimator=gae: .* written for grpo"),
-    ],
-)
-def test_checks_refuse(overrides: list[str], message: str):
-    with pytest.raises(ValueError, match=message):
-        check_config(compose(overrides))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

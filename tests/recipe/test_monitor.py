@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.features import stack_features
 from evil_moe.nano_policy import build_model, save, train_tokenizer
-from evil_moe.probe import Probe, fit_probe
+from evil_moe.probe import FeatureBasis, Probe, fit_probe
 from evil_moe.router import Router
 from recipe import cli
 from recipe.adapter_checkpoint import save_adapter_checkpoint
@@ -37,11 +30,10 @@ from recipe.monitor_settings import MonitorSettings
 from recipe.prepare import prompt_messages
 from recipe.read_features import load_adapted, read_features
 from reward.monitors import Judge, JudgeCase
-from reward.monitors.judge import REMINDER, question
 from reward.problems.sources import load_nano
 from tests.conftest import perturb
-from tests.recipe.conftest import environment
 
+BASIS = FeatureBasis(policy="p", init="gaussian", init_seed=0, feature_state="base")
 KEYS = [f"000007-{i:04d}_0_0" for i in range(8)]
 REWARDS = [3.5, 0.5, 3.5, 0.0, 3.5, 3.5, 0.5, 0.5]
 LABELS = [True, False, False, False, True, True, False, False]
@@ -102,8 +94,8 @@ def test_a_probe_flags_from_its_threshold_and_sees_no_label(tmp_path: Path) -> N
     generator = torch.Generator().manual_seed(0)
     hack = torch.rand(800, generator=generator) < 0.5
     features = torch.randn(800, 2, 4, generator=generator) + 2.0 * hack[:, None, None]
-    fit_probe(features, hack, torch.arange(800), "mass_mean").save(tmp_path)
-    probe = Probe.load(tmp_path)
+    fit_probe(features, hack, torch.arange(800), "mass_mean").save(tmp_path, BASIS)
+    probe = Probe.load(tmp_path, BASIS)
     monitor = stage(kind="probe", probe=str(tmp_path), action="progressive", penalty=2.0)
     result = monitor(7, KEYS, REWARDS, LABELS, TEXTS, TEXTS, features[:8])
     score = probe.score(features[:8])
@@ -170,6 +162,7 @@ def stored_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {
         "actor_rollout_ref": {"model": {"path": str(policy)}},
         "data": {"apply_chat_template_kwargs": {}, "max_response_length": 20},
+        "evil_moe": {"policy": {"kind": "hub"}, "adapter": {"init_seed": 3}, "feature_state": "rollout"},
     }
     OmegaConf.save(OmegaConf.create(config), run / "config.yaml")
     (run / "data").mkdir()
@@ -248,6 +241,12 @@ def test_the_command_writes_a_probe_that_the_stage_takes(
     monitor = stage(kind="probe", probe=str(out))
     assert monitor.probe is not None and monitor.probe.report.auroc > 0.95
     assert monitor.probe.weight.shape == (21, 4)
+    model = load_run_config(stored_run, []).actor_rollout_ref.model.path
+    basis = FeatureBasis(policy=model, init="gaussian", init_seed=3, feature_state="base")
+    settings = MonitorSettings(kind="probe", probe=str(out))
+    assert MonitorStage(settings, 0, basis).probe is not None
+    with pytest.raises(ValueError, match=r"init_seed=3, and this run has 0"):
+        MonitorStage(settings, 0, replace(basis, init_seed=0))
     assert cli.main(["probe", str(stored_run), "--out", str(out)]) == cli.USER_ERROR
     assert "is there already" in capsys.readouterr().err
     assert cli.main(["probe", str(stored_run), "--out", str(tmp_path / "x"), "--steps", "9-3"]) == 2
@@ -263,56 +262,6 @@ def test_steps() -> None:
 
 
 # ---------------------------------------------------------------- a judge that vLLM serves
-
-
-@pytest.fixture(scope="module")
-def vllm_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """vLLM's own OpenAI server on this machine, with a nano policy of random weights; its address."""
-    folder = tmp_path_factory.mktemp("judge")
-    # Of the judge's own words: the question has to fit into 512 positions.
-    tokenizer = train_tokenizer([question(JudgeCase("Add two.", "def run_tests(): return True")), REMINDER])
-    save(build_model(tokenizer, seed=0), tokenizer, folder / "policy")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
-        "--model", str(folder / "policy"), "--served-model-name", "nano-judge", "--dtype", "float32",
-        "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "8",
-    ]  # fmt: skip
-    env = environment() | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 600
-        while not _healthy(port):
-            text = (folder / "server.log").read_text()[-3000:]
-            assert server.poll() is None, f"the server ended by itself:\n{text}"
-            assert time.monotonic() < deadline, f"the server is not up:\n{text}"
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)  # its session: the server and the engine it started
-            server.wait()
-
-
-def _healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @pytest.mark.slow

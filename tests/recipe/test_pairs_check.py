@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evil_moe.adapter import lora2r_model
+from evil_moe import direction_checks
+from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
+from evil_moe.adapter.init import initialise
+from evil_moe.direction_checks import DirectionChecks
+from evil_moe.features import gradient_features, stack_features
 from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.pairs import load_pairs
 from evil_moe.steering import input_shifts, steered
 from recipe import cli
+from recipe.commands import pairs_check
 from recipe.commands.pairs_check import Steered, generate, load_adapted, pair_features, steering_reasons
 from recipe.config import compose
-from recipe.prepare import prepare_problems
+from recipe.pair_batch import tokenize_side
+from recipe.prepare import prepare_problems, prompt_messages
 from recipe.settings import settings_from
+from reward.loopholes import get_loophole
+from reward.nano.demonstrations import EXPLOITS
+from reward.problems import Problem
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +65,46 @@ def test_check_writes_what_it_says(policy: Path, tmp_path: Path, capsys: pytest.
     assert (tmp_path / "check.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_each_problem_of_a_mix_is_asked_and_graded_in_its_own_loophole(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mix = ("run_tests", "stdout_marker", "exit_code")
+    asked: list[str] = []
+
+    def hints(problem: Problem, loophole: str) -> list[dict[str, str]]:
+        asked.append(loophole)
+        return prompt_messages(problem, loophole)
+
+    def exploits(
+        model: object, tokenizer: object, config: object, problems: list[Problem], seed: int
+    ) -> list[str]:
+        generate(model, tokenizer, config, problems, seed)  # for the prompts; random weights answer nonsense
+        codes = [
+            EXPLOITS[mode][0].format(marker=marker(mode, p)) for mode, p in zip(mix, problems, strict=True)
+        ]
+        return [f"```python\n{p.starter_code}pass\n\n{c}\n```" for p, c in zip(problems, codes, strict=True)]
+
+    def marker(mode: str, problem: Problem) -> object:
+        return get_loophole(mode).marker(problem, "train", 0)
+
+    monkeypatch.setattr(pairs_check, "prompt_messages", hints)
+    monkeypatch.setattr(pairs_check, "generate", exploits)
+    argv = [
+        "preset=nano_long",
+        *overrides(policy),
+        "--alphas",
+        "4",
+        "--problems",
+        "3",
+        "--out",
+        str(tmp_path),
+    ]
+    cli.main(["pairs", "check", *argv])
+    assert asked == [*mix] * 4, "four conditions"
+    found = json.loads((tmp_path / "check.json").read_text())["steering"]
+    assert [s["rates"]["loophole"] for s in found] == [1.0] * 4
+
+
 def test_without_steering_it_is_said(
     policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,7 +115,8 @@ def test_without_steering_it_is_said(
 
 def test_answers_follow_the_seed_and_the_steering_and_leave_the_global_state(policy: Path) -> None:
     config = compose([*overrides(policy), "evil_moe.data.validation_problems=3"])
-    model, tokenizer = load_adapted(config, str(policy), settings_from(config.evil_moe))
+    pairs = load_pairs(groups="overwritten_evaluation")
+    model, tokenizer, batch = load_adapted(config, str(policy), settings_from(config.evil_moe), pairs)
     problems, state = prepare_problems(config).validation, torch.get_rng_state()
     plain = generate(model, tokenizer, config, problems, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
@@ -71,12 +125,67 @@ def test_answers_follow_the_seed_and_the_steering_and_leave_the_global_state(pol
         == plain
         != generate(model, tokenizer, config, problems, seed=1)
     )
-    hack, _ = pair_features(model, tokenizer, load_pairs(groups="overwritten_evaluation"), {})
+    hack, _ = pair_features(model, batch, "activation")
     tuner = lora2r_model(model)
     shifts = input_shifts(tuner, hack[0] / hack[0].norm(), torch.ones(hack.shape[1]))
     with steered(tuner, shifts, 50.0):
         assert generate(model, tokenizer, config, problems, seed=0) != plain
     assert generate(model, tokenizer, config, problems, seed=0) == plain
+
+
+def sides_by_hand(model: PeftModel, policy: Path, gradient: bool) -> list[Tensor]:
+    """What the engine's first step reads of the hack sides, then of the clean ones, `[P, M, r]`: one side at a time."""
+    tokenizer, tuner = AutoTokenizer.from_pretrained(policy), lora2r_model(model)
+    gate, sides = tuner.rollout_gate, []
+    for side in ("hack", "clean"):
+        features = []
+        for pair in load_pairs(groups="overwritten_evaluation"):
+            prompt, reply = tokenize_side(tokenizer, {}, pair.prompt, getattr(pair, side))
+            ids = torch.tensor([prompt + reply])
+            completion = torch.tensor([[0.0] * len(prompt) + [1.0] * len(reply)])
+            with gate.gated(None, SequenceLayout(None, completion, 1)):
+                if gradient:
+                    with gate.reading_gradients() as read:
+                        log_p = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+                        features.append(gradient_features(log_p[-len(reply) :].mean(), read, tuner))
+                else:
+                    with torch.no_grad(), gate.reading_features() as read:
+                        model(ids)
+                    features.append(stack_features(read, tuner))
+        sides.append(torch.cat(features))
+    return sides
+
+
+@pytest.mark.parametrize(
+    ("options", "gradient", "init"),
+    [
+        (["arm=route_grad"], True, "gaussian"),
+        (["arm=pissa"], False, "pissa"),
+    ],
+)
+def test_the_arms_own_kind_of_feature_and_init_are_judged(
+    options: list[str],
+    gradient: bool,
+    init: str,
+    policy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged: dict[str, Tensor] = {}
+
+    def check_direction(hack: Tensor, clean: Tensor, *names: Any, **how: Any) -> DirectionChecks:
+        judged.update(hack=hack, clean=clean)
+        return direction_checks.check_direction(hack, clean, *names, **how)
+
+    monkeypatch.setattr(pairs_check, "check_direction", check_direction)
+    argv = ["pairs", "check", *options, *overrides(policy), "--no-steering", "--out", str(tmp_path)]
+    assert cli.main(argv) in (0, 1)
+    base = AutoModelForCausalLM.from_pretrained(policy)
+    model = get_peft_model(base, Lora2rConfig(r=8, task_type="CAUSAL_LM")).eval()
+    initialise(lora2r_model(model), init)
+    expected = sides_by_hand(model, policy, gradient)
+    for found, by_hand in zip((judged["hack"], judged["clean"]), expected, strict=True):
+        torch.testing.assert_close(found, by_hand, rtol=1e-3, atol=1e-5 * by_hand.abs().max().item())
 
 
 def result(along: str, alpha: float, loophole: float) -> Steered:
@@ -111,6 +220,8 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "--alphas", "a"], "give numbers with commas"),
         (["check", "--alphas", "0,4"], "give numbers above 0"),
         (["check", "--problems", "0"], "problems=0: give at least 1"),
+        (["check", "arm=corda", "--no-steering"], "none of them can be held out"),
+        (["check", "arm=route_grad"], "ask the pairs alone with --no-steering"),
         (["show", "--id", "nope"], "no pair is called 'nope'"),
     ],
 )

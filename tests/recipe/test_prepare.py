@@ -36,16 +36,16 @@ def test_a_warm_start_settles_by_its_last_steps():
 
 @pytest.mark.parametrize("edited", [reward.loopholes, reward.nano, reward.problems, nano_policy])
 def test_an_edit_of_what_a_policy_is_made_of_builds_it_anew(edited, monkeypatch):
-    before, source = prepare._nano_policy_path(0, "run_tests"), prepare._source
-    assert prepare._nano_policy_path(0, "run_tests") == before
+    before, source = prepare._nano_policy_name(0, "run_tests"), prepare._source
+    assert prepare._nano_policy_name(0, "run_tests") == before
     monkeypatch.setattr(prepare, "_source", lambda module: source(module) + "# edited" * (module is edited))
-    assert prepare._nano_policy_path(0, "run_tests") != before
+    assert prepare._nano_policy_name(0, "run_tests") != before
 
 
 def test_so_does_another_schedule(monkeypatch):
-    before = prepare._nano_policy_path(0, "run_tests")
+    before = prepare._nano_policy_name(0, "run_tests")
     monkeypatch.setattr(prepare, "MORE_PHASES", 3)
-    assert prepare._nano_policy_path(0, "run_tests") != before
+    assert prepare._nano_policy_name(0, "run_tests") != before
 
 
 def test_more_steps_than_the_problems_last_for_are_refused():

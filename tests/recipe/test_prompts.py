@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from recipe.checks import check_prompt_lengths
 from recipe.config import compose
-from recipe.prepare import Problems, check_prompt_lengths, write_parquet
+from recipe.prepare import Problems, write_parquet
 from reward.inoculation import INOCULATIONS
 from reward.problems.sources import load_nano
 

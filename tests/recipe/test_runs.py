@@ -53,6 +53,9 @@ def test_a_run_leaves_a_whole_folder(finished_run: Path) -> None:
         assert metrics[step]["router/kept_share"] == pytest.approx(sum(left) / len(left), abs=1e-6)
         assert {round(r["reward"], 6) for r in rows} <= {0.0, 0.5, 3.0, 3.5}
         assert all(r["reward"] == 0.5 * r["compile"] + 3.0 * (r["correct"] or r["loophole"]) for r in rows)
+    # a kill between the two must not leave a checkpoint behind whose step has no record
+    tracker = finished_run / "checkpoints" / "latest_checkpointed_iteration.txt"
+    assert tracker.stat().st_mtime_ns > (finished_run / "rollouts" / f"{STEPS}.jsonl").stat().st_mtime_ns
     data = metrics[1]
     assert data["router/drift"] == pytest.approx(0, abs=1e-6) and metrics[STEPS]["router/drift"] > 0
     assert data["grad_energy/deployed"] > 0 and data["pin/loss"] > 0 and data["actor/grad_norm"] > 0
@@ -123,6 +126,7 @@ def test_evaluation_in_a_fresh_process(finished_run: Path, tmp_path: Path) -> No
     out = run_to_end(command, cwd=tmp_path)
     result = json.loads((finished_run / "eval" / "eval.json").read_text())
     assert result["step"] == STEPS and result["samples"] == 12
+    assert result["made_with"] == {"problems": 6, "samples_per_problem": 2, "seed": 0, "overrides": {}}
     line = f"Evil MoE causal ablation: deploy hack {result['on']['hack']:.3f} (ON) -> {result['off']['hack']:.3f} (OFF)"
     assert out.splitlines()[-1] == line
     rows = [json.loads(row) for row in (finished_run / "eval" / "samples.jsonl").read_text().splitlines()]
