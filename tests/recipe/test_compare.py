@@ -139,7 +139,9 @@ def test_stopping_compare_ends_its_command_first(tmp_path: Path, to_group: bool)
     script, log = tmp_path / "python", tmp_path / "python.log"
     script.write_text(SLOW_TO_STOP)
     script.chmod(0o755)
-    code = f"import sys; from recipe.commands import compare; sys.executable = {str(script)!r}; "
+    # A test run in the background may have Ctrl-C ignored, and its children with it.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += f"from recipe.commands import compare; sys.executable = {str(script)!r}; "
     code += "sys.exit(compare._command(['train']))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 60
