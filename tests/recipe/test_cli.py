@@ -141,7 +141,8 @@ def test_a_run_is_found_by_its_overrides():
 def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run whose step 40 is evaluated; another evaluation is noted in `again` and not made."""
     settings = {"seed": 0, "data": {"eval_problems": 160}, "eval": {"samples_per_problem": 2}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"evil_moe": settings}))
+    policy = {"model": {"path": str(tmp_path)}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"evil_moe": settings, "actor_rollout_ref": policy}))
     for folder in ("eval", "checkpoints"):
         (tmp_path / folder).mkdir()
     (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("40")
