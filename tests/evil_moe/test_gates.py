@@ -98,8 +98,8 @@ def test_balance_and_z_loss_by_hand() -> None:
 
 def test_constant_gates() -> None:
     given = signals([0.1, 0.9], num_blocks=2)
-    absorb, none = make_gate("absorb", weight=0.25)(given), make_gate("none")(given)
-    assert torch.equal(absorb.m, torch.full((2, 2), 0.25)) and torch.equal(absorb.d, torch.full((2,), 0.25))
+    absorb, none = make_gate("absorb", m=0.25, d=0.5)(given), make_gate("none")(given)
+    assert torch.equal(absorb.m, torch.full((2, 2), 0.25)) and torch.equal(absorb.d, torch.full((2,), 0.5))
     assert torch.equal(none.m, torch.ones(2, 2)) and torch.equal(none.d, torch.zeros(2))
     assert not absorb.m.requires_grad
 
@@ -126,11 +126,13 @@ def test_bands_at_the_right_quantiles() -> None:
 
 def test_bands_follow_recent_scores_and_survive_a_restart() -> None:
     gate = make_gate("route_act", keep_below=0.5, route_above=0.5, half_life=1.0, window=64)
-    gate.observe(torch.full((8,), 0.0))
-    for _ in range(3):  # the first scores now count an eighth
-        gate.observe(torch.full((8,), 10.0))
-    low, high = gate.thresholds()
-    assert low == high == 10.0
+    old = make_gate("route_act", keep_below=0.5, route_above=0.5, half_life=1e9, window=64)
+    for seen in (gate, old):
+        seen.observe(torch.full((24,), 0.0))
+        for _ in range(2):  # the first scores now count a quarter each: 6 against 4 + 8
+            seen.observe(torch.full((8,), 10.0))
+    assert gate.thresholds() == (10.0, 10.0), "the few recent scores outweigh the many old ones"
+    assert old.thresholds() == (0.0, 0.0), "without forgetting, the many"
     again = make_gate("route_act", keep_below=0.5, route_above=0.5, half_life=1.0, window=64)
     again.load_state_dict(gate.state_dict())
     assert again.thresholds() == gate.thresholds()
@@ -160,7 +162,8 @@ def test_only_the_label_gate_reads_flags() -> None:
         ("router", {"hard_threshold": 0.0}, "hard_threshold=0"),
         ("router", {"assignment": "argmax"}, "expert_choice"),
         ("router", {"balance": -1.0}, "balance=-1"),
-        ("absorb", {"weight": 2.0}, "weight=2"),
+        ("absorb", {"m": 2.0}, "m=2"),
+        ("absorb", {"d": -1.0}, "d=-1"),
         ("route_act", {"keep_below": 0.9, "route_above": 0.1}, "keep_below=0.9"),
         ("route_act", {"half_life": 0.0}, "half_life=0"),
         ("label", {"form": "erase"}, "'detach', 'mask'"),
