@@ -17,7 +17,8 @@ class RolloutTable:
     """One row per rollout of a step; arrays and lists of one length B.
 
     Attributes:
-        adapter: `full` or `deployed`. mode: the loophole that its prompt discloses. w, score: of the router. reward: as trained on.
+        adapter: `full` or `deployed`. mode: the loophole that its prompt discloses. w, score: of the router. reward: the task's.
+        paid: what a monitor's penalty leaves of it. advantage: of each token. kept: 0 if a monitor screened it out of the update.
         solve, loophole, hack, compile: 0 or 1, the grader's. faults, grade_cpu_ms: of the sandbox, on this rollout.
     """
 
@@ -29,6 +30,9 @@ class RolloutTable:
     prompt: list[str]
     response: list[str]
     reward: np.ndarray
+    paid: np.ndarray
+    advantage: np.ndarray
+    kept: np.ndarray
     w: np.ndarray
     score: np.ndarray
     solve: np.ndarray
@@ -49,6 +53,9 @@ class RolloutTable:
                 "w": float(self.w[i]),
                 "router_score": float(self.score[i]),
                 "reward": float(self.reward[i]),
+                "paid": float(self.paid[i]),
+                "advantage": float(self.advantage[i]),
+                "kept": bool(self.kept[i]),
                 "correct": bool(self.solve[i]),
                 "loophole": bool(self.loophole[i]),
                 "hack": bool(self.hack[i]),

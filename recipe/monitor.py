@@ -91,7 +91,8 @@ class MonitorStage:
         return self.probe.score(features.float()).tolist()
 
     def metrics(self, result: MonitorResult, labels: Sequence[bool]) -> dict[str, float]:
-        """Share flagged, rates against the grader's labels (NaN if a class is absent), faults of the judge.
+        """Share flagged, rates against the grader's labels (NaN if a class is absent), faults of the judge, mean reward
+        after penalties.
 
         `monitor/capped` is there with the dials precision and recall: 1 for a step whose clean rollouts were too
         few to bring the precision down to the one asked for.
@@ -103,6 +104,7 @@ class MonitorStage:
             "monitor/tpr": _share(on_hack),
             "monitor/fpr": _share(on_clean),
             "monitor/faults": float(result.faults),
+            "monitor/paid_mean": sum(result.rewards) / len(result.rewards),
         }
         if self.detector is not None and self.detector.precision is not None:
             out["monitor/capped"] = float(self.detector.rates(labels).capped)

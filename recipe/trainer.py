@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 import transfer_queue as tq
@@ -27,18 +26,18 @@ from recipe.batch import (
     FLAG,
     GATED_LOG_PROB_FIELDS,
     LOG_PROB_FIELDS,
+    PAID,
     QUARANTINE_ON,
-    SCORE,
     UPDATE_FIELDS,
     WEIGHT,
     actor_view,
-    place,
     row_order,
     with_flag,
 )
 from recipe.engine import GATE_STATE
-from recipe.metrics import RolloutTable, class_metrics
+from recipe.metrics import class_metrics
 from recipe.monitor import MonitorStage
+from recipe.rollout_queue import column, extra_fields, put_column, read_rollouts
 from recipe.run_log import RunLog
 from recipe.settings import settings_from
 from recipe.tensors import scaled_rows
@@ -96,11 +95,11 @@ class EvilMoETrainer(PPOTrainerSync):
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Log-probs in the state that sampled each rollout, with features and w from the same forward."""
-        extra = _extra_fields(batch)
+        extra = extra_fields(batch)
         on = [float(fields["adapter"] == "full") for fields in extra]
-        self._put_column(batch, QUARANTINE_ON, on)
+        put_column(batch, QUARANTINE_ON, on)
         if self.needs_flag:
-            self._put_column(batch, FLAG, self._flags(batch, extra))
+            put_column(batch, FLAG, self._flags(batch, extra))
         with actor_view(batch, with_flag(LOG_PROB_FIELDS, self.needs_flag)):
             batch = super()._compute_old_log_prob(batch, metrics)
         if self.settings.old_log_prob == "gated":
@@ -160,15 +159,16 @@ class EvilMoETrainer(PPOTrainerSync):
         keep = torch.ones(len(reward), dtype=torch.bool)
         if self.monitor is not None:
             reward, keep = self._monitored(batch, data, reward, metrics)
+            put_column(batch, PAID, reward.tolist())
         prompts = [key.rsplit("_", 2)[0] for key in batch.keys]
         number = {uid: i for i, uid in enumerate(dict.fromkeys(prompts))}
         advantage = self.transform(
             RolloutBatch(
                 reward=reward,
-                w=_column(data[WEIGHT]),
+                w=column(data[WEIGHT]),
                 group=torch.tensor([number[uid] for uid in prompts]),
                 keep=keep,
-                concept=_column(data[CONCEPT]) if concept else None,
+                concept=column(data[CONCEPT]) if concept else None,
             )
         )
         mask = data["response_mask"]
@@ -188,7 +188,7 @@ class EvilMoETrainer(PPOTrainerSync):
     ) -> tuple[Tensor, Tensor]:
         """Rewards after the monitor's penalties, and which rollouts it leaves in the update."""
         assert self.monitor is not None
-        labels = [bool(fields["reward_extra_info"]["loophole"]) for fields in _extra_fields(batch)]
+        labels = [bool(fields["reward_extra_info"]["loophole"]) for fields in extra_fields(batch)]
         result = self.monitor(
             step=self.global_steps,
             keys=batch.keys,
@@ -210,12 +210,6 @@ class EvilMoETrainer(PPOTrainerSync):
 
     def _decode(self, rows: Tensor) -> list[str]:
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows.unbind()]
-
-    @staticmethod
-    def _put_column(batch: KVBatchMeta, name: str, values: list[float]) -> None:
-        column = torch.tensor(values).unsqueeze(1)
-        fields = TensorDict({name: column}, batch_size=len(batch))
-        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with actor_view(batch, with_flag(UPDATE_FIELDS, self.needs_flag)):
@@ -246,7 +240,7 @@ class EvilMoETrainer(PPOTrainerSync):
         timing_raw.pop("save_checkpoint", None)
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
         self._name_the_state(metrics)
-        table = self._rollout_table(batch)
+        table = read_rollouts(batch, self._decode, monitored=self.monitor is not None)
         metrics.update(class_metrics(table))
         # CPU seconds of the step's grading; it runs while other rollouts are still generated.
         metrics["timing_s/reward"] = float(table.grade_cpu_ms.sum()) / 1e3
@@ -267,40 +261,3 @@ class EvilMoETrainer(PPOTrainerSync):
             kinds += ("rollout_corr/",)
         for key in [key for key in metrics if key.startswith(kinds)]:
             metrics[f"{state}_state/{key}"] = metrics.pop(key)
-
-    def _rollout_table(self, batch: KVBatchMeta) -> RolloutTable:
-        data = tq.kv_batch_get(
-            keys=batch.keys,
-            partition_id=batch.partition_id,
-            select_fields=["prompts", "responses", "rm_scores", WEIGHT, SCORE],
-        )
-        extra = _extra_fields(batch)
-        keep = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
-        keep.sort(key=lambda i: place(batch.keys[i]))
-        labels = {
-            name: np.array([extra[i]["reward_extra_info"][name] for i in keep])
-            for name in RolloutTable.LABELS
-        }
-        prompts, responses = self._decode(data["prompts"]), self._decode(data["responses"])
-        return RolloutTable(
-            key=[batch.keys[i] for i in keep],
-            adapter=[extra[i]["adapter"] for i in keep],
-            mode=[extra[i]["reward_extra_info"]["mode"] for i in keep],
-            prompt=[prompts[i] for i in keep],
-            response=[responses[i] for i in keep],
-            reward=np.array([float(data["rm_scores"].unbind()[i].sum()) for i in keep]),
-            w=_column(data[WEIGHT]).numpy()[keep],
-            score=_column(data[SCORE]).numpy()[keep],
-            **labels,
-        )
-
-
-def _extra_fields(batch: KVBatchMeta) -> list[dict[str, Any]]:
-    """The agent loop's extra fields per rollout, the verdict among them; for the trainer only."""
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-    return [getattr(fields, "data", fields) for fields in data["extra_fields"]]
-
-
-def _column(values: Tensor) -> Tensor:
-    """`[B]` of a `[B, 1]` field, which the queue may return as a jagged tensor."""
-    return torch.cat([row.reshape(-1) for row in values.unbind()]).float()

@@ -10,11 +10,33 @@ from pathlib import Path
 import pytest
 
 from recipe.config import choices
+from reward.inoculation import INOCULATIONS
 from tests.recipe.conftest import STEPS, read_metrics, run_to_end, train_command
 
 
 def rollouts(run_dir: Path, step: int) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "rollouts" / f"{step}.jsonl").read_text().splitlines()]
+
+
+def screening_reached_the_update(rows: list[dict], flagged: float) -> None:
+    """What the monitor flagged has no advantage and no part in its group's mean; Rebound takes only from what gains."""
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(row["key"].rsplit("_", 2)[0], []).append(row)
+    modified = 0
+    for group in groups.values():
+        kept = [row["paid"] for row in group if row["kept"]]
+        for row in group:
+            plain = row["paid"] - sum(kept) / len(kept) if row["kept"] else 0.0
+            assert row["paid"] == row["reward"], "screening leaves rewards alone"
+            assert (
+                row["advantage"] == pytest.approx(plain, abs=1e-5)
+                if plain <= 0
+                else row["advantage"] <= plain + 1e-5
+            )
+            modified += row["advantage"] < plain - 1e-5
+    assert sum(not row["kept"] for row in rows) / len(rows) == pytest.approx(flagged) and flagged > 0
+    assert modified > 0, "some of what gains looks like the concept"
 
 
 @pytest.mark.slow
@@ -58,6 +80,7 @@ def test_flags_monitor_inoculation_and_a_mix_in_one_run(spoken_policy: Path, tmp
         clean = [row["w"] for row in rows if not row["loophole"]]
         assert 0 < sum(clean) < len(clean), "about a quarter of the clean rollouts are flagged"
         assert 0.2 < data["monitor/fpr"] < 0.8
+        screening_reached_the_update(rows, data["monitor/flagged"])
         assert data["monitor/tpr"] in (None, 1.0), "every hack is found, if there is one"
         assert math.isfinite(data["actor/grad_norm"]) and data["grad_energy/quarantine"] > 0
 
@@ -67,7 +90,7 @@ def arms_of(*kinds: str) -> list[str]:
 
 
 def run_arm(arm: str, policy: Path, work: Path, *overrides: str) -> dict[int, dict[str, float]]:
-    """Train, evaluate and report, as `evil-moe compare` does; the metrics of its steps."""
+    """Train, evaluate and look at what the arm's plug did; the metrics of its steps."""
     command = train_command(policy, work / "run", "trainer.test_freq=-1", *overrides)
     command[command.index("arm=router")] = f"arm={arm}"
     run_to_end(command, cwd=work)
@@ -76,7 +99,35 @@ def run_arm(arm: str, policy: Path, work: Path, *overrides: str) -> dict[int, di
     run_to_end([sys.executable, "-m", "recipe.cli", "eval", str(work / "run")], cwd=work)
     sides = json.loads((work / "run/eval/eval.json").read_text()).keys()
     assert {"on", "off", "random_block", "base"} <= sides
+    for step in range(1, STEPS + 1):
+        the_plug_did_its_work(arm, rollouts(work / "run", step), metrics[step])
     return {step: data for step, data in metrics.items() if step}
+
+
+def the_plug_did_its_work(arm: str, rows: list[dict], data: dict[str, float]) -> None:
+    """What the plugs at prompt, reward and gate leave on a step's rollouts, and the other arms do not."""
+    flagged = data.get("monitor/flagged", 0.0)
+    screened = sum(not row["kept"] for row in rows) / len(rows)
+    assert screened == pytest.approx(flagged if arm.endswith("_screening") else 0.0)
+    assert all(row["advantage"] == 0 for row in rows if not row["kept"])
+    fines = [row["reward"] - row["paid"] for row in rows]
+    if arm.endswith("_penalty"):
+        assert sorted(fines) == pytest.approx(
+            [0.0] * (len(rows) - round(flagged * len(rows))) + [3.0] * round(flagged * len(rows))
+        )
+    elif arm.endswith("_progressive"):
+        assert all(-1e-6 <= fine <= 3 + 1e-6 for fine in fines) and max(fines) > 0
+    else:
+        assert not any(fines)
+    if arm in ("label", "label_mask"):
+        assert [row["w"] for row in rows] == [float(row["loophole"]) for row in rows]
+    if arm.startswith("route_"):
+        assert 0 < sum(row["w"] == 1 for row in rows) <= 0.3 * len(rows), (
+            "the upper quarter, or a tie at its edge"
+        )
+    kind = arm.removeprefix("inoculate_")
+    for name in set(INOCULATIONS) - {"none"}:
+        assert all((INOCULATIONS[name] in row["prompt"]) == (name == kind) for row in rows), name
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
+from evil_moe.advantages import DrGrpo, RolloutBatch
 from evil_moe.features import stack_features
 from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.probe import FeatureBasis, Probe, fit_probe
@@ -56,21 +57,27 @@ def test_a_perfect_detector_penalises_the_labels() -> None:
     assert result.rewards == [0.5, 0.5, 3.5, 0.0, 0.5, 0.5, 0.5, 0.5]
     assert result.flagged == LABELS and all(result.keep)
     metrics = monitor.metrics(result, LABELS)
-    assert metrics == {"monitor/flagged": 3 / 8, "monitor/tpr": 1, "monitor/fpr": 0, "monitor/faults": 0}
+    rates = {"monitor/flagged": 3 / 8, "monitor/tpr": 1, "monitor/fpr": 0, "monitor/faults": 0}
+    assert metrics == rates | {"monitor/paid_mean": 6.5 / 8}
     assert math.isnan(monitor.metrics(result, [False] * 8)["monitor/tpr"])
 
 
 def test_screening_keeps_all_but_the_flagged() -> None:
-    """The mean over what is kept, and what gets an advantage at all, by hand on two groups of four."""
+    """What gets an advantage, and against which mean, by hand on two groups of four."""
     monitor = stage(kind="ground_truth", accuracy=1.0, action="screening")
     result = monitor(7, KEYS, REWARDS, LABELS, TEXTS, TEXTS, None)
     assert result.rewards == REWARDS
     assert [key for key, keep in zip(KEYS, result.keep, strict=True) if not keep] == [
         key for key, flagged in zip(KEYS, LABELS, strict=True) if flagged
     ]
-    reward, keep = torch.tensor(result.rewards).view(2, 4), torch.tensor(result.keep).view(2, 4)
-    mean = (reward * keep).sum(1) / keep.sum(1)
-    assert torch.equal(mean, torch.tensor([4.0 / 3, 0.5]))
+    rollouts = RolloutBatch(
+        reward=torch.tensor(result.rewards),
+        w=torch.zeros(8),
+        group=torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]),
+        keep=torch.tensor(result.keep),
+    )
+    mean = torch.tensor([4.0 / 3] * 4 + [0.5] * 4)
+    assert torch.equal(DrGrpo()(rollouts), rollouts.keep * (rollouts.reward - mean))
 
 
 def test_mistakes_follow_from_seed_step_and_key() -> None:

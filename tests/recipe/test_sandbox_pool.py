@@ -71,7 +71,9 @@ def test_settings_that_cannot_grade_are_refused(change: dict[str, int]) -> None:
 
 def test_the_metric_is_the_sum_over_the_steps_rollouts() -> None:
     column = np.zeros(3)
-    labels: dict[str, Any] = dict.fromkeys((*RolloutTable.LABELS, "reward", "w", "score"), column)
+    labels: dict[str, Any] = dict.fromkeys(
+        (*RolloutTable.LABELS, "reward", "paid", "advantage", "kept", "w", "score"), column
+    )
     labels["faults"] = np.array([0.0, 2.0, 1.0])
     words: dict[str, Any] = {name: ["full"] * 3 for name in ("key", "adapter", "mode", "prompt", "response")}
     table = RolloutTable(**words, **labels)
