@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -43,7 +44,12 @@ def make_plug(
     Raises:
         ValueError: as `find_plug`; or the plug does not have an option.
     """
+    plug = find_plug(stop, name, ours, null)
     try:
-        return find_plug(stop, name, ours, null)(**options)
+        return plug(**options)
     except TypeError as error:
-        raise ValueError(f"evil_moe.{stop}: {error} ({stop} {name!r})") from error
+        has = ", ".join(inspect.signature(plug).parameters) or "none"
+        raise ValueError(
+            f"evil_moe.{stop}.options: {error}; the options of {stop} {name!r}: {has}. An option that a preset or arm sets "
+            f"goes with ~evil_moe.{stop}.options.NAME"
+        ) from error

@@ -38,6 +38,12 @@ FIXED: dict[str, object] = {
 }
 """Keys of verl's with one value under which this recipe works."""
 
+VERL_ADVANTAGE = {
+    "algorithm.norm_adv_by_std_in_grpo": "set evil_moe.advantage.name=dr_grpo +evil_moe.advantage.options.std=true instead",
+    "algorithm.use_kl_in_reward": "set actor_rollout_ref.actor.use_kl_loss=true instead",
+}
+"""Keys of verl's that would be lost without a word where an advantage transform of ours is at work."""
+
 COUNTS = (
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
@@ -97,6 +103,12 @@ def check_config(config: Any) -> None:
         make_advantage(settings.advantage.name, **settings.advantage.options)
     if settings.gradient.name:
         make_gradient_transform(settings.gradient.name, **settings.gradient.options)
+    for key, mend in VERL_ADVANTAGE.items():
+        if OmegaConf.select(config, key) and (settings.advantage.name or settings.monitor.kind != "none"):
+            raise ValueError(
+                f"{key}=true changes verl's advantages, and this arm's replace them (evil_moe.advantage.name="
+                f"{settings.advantage.name}, evil_moe.monitor.kind={settings.monitor.kind}): {mend}"
+            )
     inoculate([], settings.prompt.inoculation)
     MonitorStage(settings.monitor, settings.seed, feature_basis(config))
     dials = {name: value for name, value in asdict(settings.detector).items() if value is not None}

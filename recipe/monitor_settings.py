@@ -74,7 +74,8 @@ class MonitorSettings:
                 )
         for name in {"probe": ("probe",), "judge": ("base_url", "model")}.get(self.kind, ()):
             if not getattr(self, name):
-                raise ValueError(f"evil_moe.monitor.{name} is needed by kind={self.kind}: set it")
+                mend = "EVIL_MOE_JUDGE_URL and EVIL_MOE_JUDGE_MODEL, or it" if self.kind == "judge" else "it"
+                raise ValueError(f"evil_moe.monitor.{name} is needed by kind={self.kind}: set {mend}")
         if self.kind == "ground_truth":
             self.detector()
 

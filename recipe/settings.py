@@ -227,6 +227,11 @@ class EvilMoESettings:
                 f"evil_moe.router.threshold={self.router.threshold}, evil_moe.router.direction={self.router.direction} "
                 "would be lost: use threshold=base and direction=seeded, or no refresh"
             )
+        if self.router.refresh_every and self.feature_state == "base":
+            raise ValueError(
+                f"evil_moe.router.refresh_every={self.router.refresh_every} takes the direction anew from features that never "
+                "change (evil_moe.feature_state=base): set evil_moe.feature_state=rollout, or refresh_every=0"
+            )
         if self.router.refresh_every < 0 or self.adapter.quarantine_steps < 0:
             raise ValueError(
                 f"evil_moe.router.refresh_every={self.router.refresh_every} and evil_moe.adapter.quarantine_steps="

@@ -49,7 +49,7 @@ class Detector:
             found = {name: getattr(self, name) for dial in touched for name in dial}
             raise ValueError(
                 f"a detector has one dial, found {found}: set either true_positive_rate and false_positive_rate, "
-                "or precision and recall, or accuracy (1 for the true labels)"
+                "or precision and recall, or accuracy (1 for the true labels), and null the others"
             )
         for name in touched[0]:
             value = getattr(self, name)

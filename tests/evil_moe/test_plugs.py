@@ -52,7 +52,7 @@ def test_a_plug_of_ones_own_is_named_by_its_import_path() -> None:
         ("no_such_lab.gates.Mine", {}, "cannot be imported.*no_such_lab.*PYTHONPATH"),
         (f"{__name__}.Mine", {}, "cannot be imported.*Mine"),
         ("not a name.", {}, "cannot be imported"),
-        (f"{__name__}.HalfGate", {"shore": 0.5}, r"evil_moe\.gate: .*'shore'"),
+        (f"{__name__}.HalfGate", {"shore": 0.5}, r"evil_moe\.gate\.options: .*'shore'; the options .* share"),
     ],
 )
 def test_a_plug_that_cannot_be_is_named(name: str, options: dict, message: str) -> None:

@@ -14,6 +14,13 @@ from recipe.config import compose
         (["arm=refresh", "evil_moe.router.threshold=anchored"], "threshold=anchored"),
         (["arm=refresh", "evil_moe.router.threshold=pairs"], "threshold=pairs"),
         (["arm=refresh", "evil_moe.router.direction=haar"], "direction=haar"),
+        (["arm=refresh", "evil_moe.feature_state=base"], r"refresh_every=5 .* never change"),
+        (["algorithm.norm_adv_by_std_in_grpo=true"], r"norm_adv.*options\.std=true instead"),
+        (["arm=monitor_penalty", "algorithm.use_kl_in_reward=true"], r"use_kl_in_reward=true .*use_kl_loss"),
+        (
+            ["arm=project", "preset=nano_long_kept_share"],
+            r"'rank_deployed'.* magnitude, denoise.*~evil_moe\.gradient",
+        ),
         (["arm=anchored", "evil_moe.pairs.matched=false"], r"set evil_moe\.pairs\.matched=true"),
         (["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=33"], r"ppo_micro_batch_size_per_gpu=33.*80"),
         (
@@ -66,3 +73,18 @@ from recipe.config import compose
 def test_checks_refuse(overrides: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         check_config(compose(overrides))
+
+
+def test_the_mends_that_the_errors_name_work(monkeypatch: pytest.MonkeyPatch):
+    """Of options that a preset sets for its own plug, of verl's normalisation, and of a judge beside other arms."""
+    check_config(
+        compose(["arm=project", "preset=nano_long_kept_share", "~evil_moe.gradient.options.rank_deployed"])
+    )
+    check_config(
+        compose(["arm=none", "evil_moe.advantage.name=dr_grpo", "+evil_moe.advantage.options.std=true"])
+    )
+    check_config(compose(["arm=none", "algorithm.norm_adv_by_std_in_grpo=true"]))
+    monkeypatch.setenv("EVIL_MOE_JUDGE_URL", "http://localhost:1/v1")
+    monkeypatch.setenv("EVIL_MOE_JUDGE_MODEL", "judge")
+    for arm in ("judge_penalty", "judge_screening", "monitor_penalty", "none"):
+        check_config(compose([f"arm={arm}"]))

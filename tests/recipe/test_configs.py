@@ -223,7 +223,7 @@ def test_every_key_has_its_reason_in_the_file():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("arm=nope", r"arm/nope.*\['absorb', 'anchored', 'blocks', .*'soft'\]"),
+        ("arm=nope", r"arm/nope.*\['absorb', 'absorb_whole', 'anchored', .*'soft'\]"),
         ("preset=nope", r"preset/nope.*\['nano', 'nano_long', 'nano_long_kept_share', 'qwen3_4b_1x96gb'"),
         ("evil_moe.rooter.gain=2", "rooter"),
         ("+evil_moe.rooter=2", "rooter"),
@@ -232,7 +232,7 @@ def test_every_key_has_its_reason_in_the_file():
         ("evil_moe.router.feature=logits", r"router\.feature='logits'.*gradient"),
         ("evil_moe.adapter.init=lora", r"adapter\.init='lora'.*signed_corda"),
         ("evil_moe.router.refresh_every=-1", r"refresh_every=-1"),
-        ("arm=judge_penalty", r"monitor\.base_url is needed"),
+        ("arm=judge_penalty", r"monitor\.base_url is needed.*EVIL_MOE_JUDGE_URL"),
         ("evil_moe.pin.weight=-1", r"pin\.weight=-1"),
         ("evil_moe.router.threshold=mean", r"router\.threshold='mean'.*base"),
         ("trainer.total_trainig_steps=3", "total_trainig_steps"),
