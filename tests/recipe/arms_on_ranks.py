@@ -17,6 +17,7 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from evil_moe.direction import block_directions, contrastive_direction
 from evil_moe.gates import gate_class
 from recipe.config import compose
 from recipe.tensors import dense, whole
@@ -48,15 +49,26 @@ def adapter_blocks(engine: Any) -> dict[str, Tensor]:
     return {"deployed": torch.cat(deployed).detach(), "quarantine": torch.cat(quarantine).detach()}
 
 
+@torch.no_grad()
+def of_the_pairs(engine: Any) -> Tensor:
+    """The direction that the pairs give on the policy as it is, `[M, K, r]`."""
+    hack, clean = engine.pairs.features()
+    direction = contrastive_direction(engine.router.prepare(hack), engine.router.prepare(clean))
+    settings = engine.settings
+    return block_directions(direction, settings.adapter.num_quarantine, settings.seed)
+
+
 def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
     """The report of an arm; `arm:deployed` has rollouts of the deployed model alone, which the update leaves in their state,
-    `arm:penalty` a direction that neither reward nor pin may move."""
+    `arm:penalty` a direction that neither reward nor pin may move, `arm:late` a refresh that is not due yet."""
     arm, _, variant = name.partition(":")
     settings = settings_of(arm)
     if variant == "deployed":
         settings["rollout"]["gate_deployed"] = False
     if variant == "penalty":
         settings["router"]["reward_gradient"], settings["pin"]["weight"] = False, 0.0
+    if variant == "late":
+        settings["router"]["refresh_every"] = STEPS
 
     def rollouts() -> Any:
         batch = make_batch(rows)
@@ -69,7 +81,8 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
     flag = (torch.arange(NUM_ROLLOUTS) % 3 == 0).float().unsqueeze(1)[rows]
     start = adapter_blocks(engine)
     first_direction = whole(engine.router.direction).detach().clone()
-    report: dict[str, Any] = {"steps": [], "needs_flag": needs_flag}
+    report: dict[str, Any] = {"steps": [], "needs_flag": needs_flag, "flag": flag.flatten().tolist()}
+    report["first_direction"] = first_direction.flatten().tolist()
     features = []
     for _ in range(STEPS):
         batch = rollouts()
@@ -77,6 +90,8 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
             batch["flag"] = flag
         with engine.eval_mode():
             read = engine.infer_batch(batch, loss_function=None)["model_output"]
+            report["off_the_pairs"] = (whole(engine.router.direction) - of_the_pairs(engine)).norm().item()
+        threshold = engine.router.rollout_threshold.mean().item()
         batch = rollouts()
         batch["features"] = read["features"]
         features.append(dense(read["features"]))
@@ -93,7 +108,14 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
         dist.all_gather(w, read["w"].contiguous())
         metrics = {k: v[-1] if isinstance(v, list) else v for k, v in out["metrics"].items()}
         report["steps"].append(
-            {"loss": loss.item(), "norm": norm, "w": torch.cat(w).flatten().tolist(), "metrics": metrics}
+            {
+                "loss": loss.item(),
+                "norm": norm,
+                "w": torch.cat(w).flatten().tolist(),
+                "threshold": threshold,
+                "features": dense(read["features"]).flatten().tolist(),
+                "metrics": metrics,
+            }
         )
     report["features_moved"] = (features[-1] - features[0]).abs().max().item()  # of the same rollouts
     end = adapter_blocks(engine)

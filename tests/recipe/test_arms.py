@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from evil_moe.gates import gate_class
 from recipe.batch import FLAG, UPDATE_FIELDS, refuse_foreign_fields, with_flag
@@ -21,9 +22,9 @@ from tests.conftest import ROOT
 # the same there.
 _ELSEWHERE = (
     "inoculate_", "monitor_", "probe_", "judge_", "plain_baseline",
-    "label_recall", "router_", "soft", "random", "project_svd8", "project_svd32",
+    "label_recall", "label_noisy", "project_svd8", "project_svd32",
 )  # fmt: skip
-ARMS = [arm for arm in choices("arm") if arm == "router_rollout" or not arm.startswith(_ELSEWHERE)]
+ARMS = [arm for arm in choices("arm") if not arm.startswith(_ELSEWHERE)]
 ON_TWO_RANKS = ["router", "blocks", "route_act", "route_grad", "label", "refresh", "project_svd", "signed_corda", "discardable"]  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def run_arms(policy: Path, out: Path, arms: list[str], ranks: int) -> dict[str, 
 
 @pytest.fixture(scope="module")
 def reports(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    arms = [*ARMS, "router:deployed", "router:penalty", "blocks:penalty"]
+    arms = [*ARMS, "router:deployed", "router:penalty", "blocks:penalty", "refresh:late"]
     return run_arms(tiny_policy, tmp_path_factory.mktemp("arms") / "one.json", arms, ranks=1)
 
 
@@ -88,6 +89,42 @@ def test_plugs_do_what_their_names_say(reports: dict[str, Any]) -> None:
     assert "router/penalty" in reports["blocks"]["steps"][0]["metrics"]
     assert "router/penalty" not in reports["router"]["steps"][0]["metrics"]
     assert reports["blocks:penalty"]["drift"] > 0 == reports["router:penalty"]["drift"]
+
+
+def test_directions_and_what_is_read(reports: dict[str, Any]) -> None:
+    """Which direction an arm starts from and holds, which features it reads in which state, and its threshold."""
+    seeded, placebo, shuffled = (
+        torch.tensor(reports[arm]["first_direction"]) for arm in ("router_rollout", "random", "random_pairs")
+    )
+    assert torch.allclose(torch.tensor(reports["no_pin"]["first_direction"]), seeded, atol=1e-5)
+    for other in (placebo, shuffled):
+        assert other.norm().item() == pytest.approx(1, rel=1e-5) and abs(seeded @ other) < 0.9
+    # taken anew when due, and not before
+    assert reports["refresh"]["off_the_pairs"] < 1e-5 < 1e-3 < reports["refresh:late"]["off_the_pairs"]
+    assert reports["refresh:late"]["drift"] == 0
+    # in every state the first features are the base model's; later on each state has its own
+    start, end = (
+        {arm: torch.tensor(reports[arm]["steps"][step]["features"]) for arm in reports} for step in (0, 1)
+    )
+    states = ["router_rollout", "router_full", "router_deployed"]
+    for i, arm in enumerate(states):
+        assert torch.allclose(start[arm], start["router"], atol=1e-5), arm
+        for other in states[:i]:
+            assert not torch.allclose(end[arm], end[other], atol=1e-5), (arm, other)
+    assert not torch.allclose(start["route_grad"], start["route_act"], atol=1e-2)
+    fixed, follow = (
+        [step["threshold"] for step in reports[arm]["steps"]] for arm in ("router_rollout", "router_follow")
+    )
+    assert fixed[0] == fixed[1] and follow[0] != follow[1]
+    assert reports["soft"]["steps"][0]["w"] == pytest.approx(reports["router"]["steps"][0]["w"], abs=1e-5)
+    assert reports["soft"]["moved_deployed"] > reports["router"]["moved_deployed"]
+
+
+def test_a_labels_gate_weighs_each_rollout_by_its_own_flag(reports: dict[str, Any]) -> None:
+    for arm in ("label", "label_mask"):
+        flag = reports[arm]["flag"]
+        assert 0 < sum(flag) < len(flag)
+        assert all(step["w"] == flag for step in reports[arm]["steps"]), arm
 
 
 @pytest.mark.long
