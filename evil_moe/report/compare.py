@@ -22,6 +22,7 @@ TESTED = tuple((side, rate) for side in (DEPLOYED, *SIDES) for rate in ("loophol
 LAST_STEPS = 10
 ROUTER_METRICS = {
     "AUROC": "router/auroc",
+    "F0.5": "router/f0.5",
     "w of hacks": "router/w_hack",
     "w without loophole": "router/w_clean",
 }
@@ -93,6 +94,50 @@ def removal(evaluation: Evaluation) -> float:
 def solve_kept(evaluation: Evaluation) -> float:
     """`solve_OFF / solve_ON`; NaN if nothing was solved ON."""
     return evaluation.off.solve / evaluation.on.solve if evaluation.on.solve else math.nan
+
+
+def pareto_front(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
+    """Of one preset, the arms that no other beats in both: mean over the evaluated seeds of (hack, solve) of what they deploy,
+    by rising hack. An arm equal to another in both stays."""
+    points: dict[str, tuple[float, float]] = {}
+    for (_, arm), members in by_arm(runs).items():
+        kept = [getattr(run.evaluation, run.deployed) for run in members if run.evaluation is not None]
+        if kept:
+            points[arm] = fmean(side.hack for side in kept), fmean(side.solve for side in kept)
+    beaten = {
+        arm
+        for arm, (hack, solve) in points.items()
+        if any(h <= hack and s >= solve and (h, s) != (hack, solve) for h, s in points.values())
+    }
+    return dict(sorted((item for item in points.items() if item[0] not in beaten), key=lambda item: item[1]))
+
+
+def unlike(runs: Sequence[Run]) -> list[str]:
+    """What sets runs of one preset apart besides arm and seed: their training steps, the evaluated step, samples, commit."""
+    lines = []
+    for preset in sorted({run.preset for run in runs}):
+        ours = [run for run in runs if run.preset == preset]
+        facts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for run in ours:
+            facts["training steps"][str(max(run.metrics, default=0))].append(run.name)
+            facts["commit"][_commit(run)].append(run.name)
+            if run.evaluation is not None:
+                facts["evaluated step"][str(run.evaluation.step)].append(run.name)
+                facts["answers a side"][str(run.evaluation.samples)].append(run.name)
+        for fact, found in facts.items():
+            if len(found) > 1:
+                values = "; ".join(f"{value}: {', '.join(names)}" for value, names in found.items())
+                lines.append(f"- {fact}: {values}.")
+    return lines
+
+
+def _commit(run: Run) -> str:
+    """Of the run's last start; `unknown` if it did not record one."""
+    starts = run.provenance.get("starts")
+    git = starts[-1].get("git") if isinstance(starts, list) and starts else None
+    if not isinstance(git, dict) or "commit" not in git:
+        return "unknown"
+    return str(git["commit"])[:8] + (" and changes" if git.get("dirty") else "")
 
 
 _MORE: dict[str, Callable[[Evaluation], float]] = {

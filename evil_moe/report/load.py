@@ -21,7 +21,7 @@ from typing import Any
 from evil_moe.report.files import RunFolderError, number_at, read_json, read_jsonl, read_yaml
 
 USED_METRICS = (
-    "critic/rewards/", "train/", "router/", "grad_energy/", "pin/", "contrast/", "val-", "timing_s/", TOKENS := "perf/total_num_tokens",
+    "critic/rewards/", "train/", "router/", "grad_energy/", "gradient/", "pin/", "contrast/", "val-", "timing_s/", TOKENS := "perf/total_num_tokens",
 )  # fmt: skip
 MODE = re.compile(r"router/(?P<mode>[^/]+)/w_loophole")
 VALIDATION = re.compile(r"val-(?:aux|core)/(?P<source>[^/]+)/(?P<name>[^/]+)/mean@(?P<samples>\d+)")

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from evil_moe.report.compare import pareto_front
 from evil_moe.report.load import Curve, RolloutStep, Run
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
@@ -147,12 +148,21 @@ def loopholes(run: Run) -> Figure | None:
 
 
 def gradients(run: Run) -> Figure | None:
-    """The sum of squared gradients of each block, on a logarithmic axis."""
+    """The sum of squared gradients of each block, on a logarithmic axis; of a projection, the cosine with v_hack."""
     lines = (
         Line("deployed", run.curve("grad_energy/deployed"), BLUE),
         Line("quarantine", run.curve("grad_energy/quarantine"), VERMILLION),
     )
-    return _grid([Panel("gradient energy per block", "sum of squares", lines, logarithmic=True)])
+    cosines = (
+        Line("before the projection", run.curve("gradient/cos_align"), VERMILLION),
+        Line("after", run.curve("gradient/cos_align_after"), BLUE),
+    )
+    return _grid(
+        [
+            Panel("gradient energy per block", "sum of squares", lines, logarithmic=True),
+            Panel("gradient along v_hack", "cosine", cosines),
+        ]
+    )
 
 
 def weights(run: Run) -> Figure | None:
@@ -170,7 +180,8 @@ def weights(run: Run) -> Figure | None:
 
 
 def arms(runs: Sequence[Run]) -> Figure | None:
-    """Held-out hack against solve: one line per arm and seed, from ON (hollow) to OFF (filled)."""
+    """Held-out hack against solve: one line per arm and seed, from ON (hollow) to OFF (filled); a ring is around the side that
+    the arm deploys, and a dashed line joins the arms that no other beats, by the mean over seeds of what they deploy."""
     evaluated = [(run, run.evaluation) for run in runs if run.evaluation is not None]
     if not evaluated:
         return None
@@ -187,6 +198,14 @@ def arms(runs: Sequence[Run]) -> Figure | None:
             axes.scatter(
                 side.hack, side.solve, marker=marker, s=55, facecolor=face, edgecolor=colour, zorder=2
             )
+        kept = getattr(evaluation, run.deployed)
+        axes.scatter(
+            kept.hack, kept.solve, s=150, facecolor="none", edgecolor=colour, linewidth=0.8, zorder=2
+        )
+    for preset in sorted({preset for preset, _ in styles}):
+        front = pareto_front([run for run in runs if run.preset == preset])
+        hack, solve = zip(*front.values(), strict=True)
+        axes.step(hack, solve, where="post", color=GREY, linestyle="--", linewidth=1, zorder=0)
     many_presets = len({preset for preset, _ in styles}) > 1
     handles = [
         Line2D([], [], marker=marker, color=colour, label=f"{arm} ({preset})" if many_presets else arm)
@@ -194,7 +213,11 @@ def arms(runs: Sequence[Run]) -> Figure | None:
     ]
     hollow = Line2D([], [], marker="o", color=GREY, markerfacecolor="white", linestyle="", label="ON")
     full = Line2D([], [], marker="o", color=GREY, linestyle="", label="OFF")
-    figure.legend(handles=[*handles, hollow, full], loc="outside right upper", frameon=False)
+    ring = Line2D(
+        [], [], marker="o", color=GREY, markerfacecolor="none", markersize=12, linestyle="", label="deployed"
+    )
+    dashed = Line2D([], [], color=GREY, linestyle="--", label="no arm has less hack\nand more solve")
+    figure.legend(handles=[*handles, hollow, full, ring, dashed], loc="outside right upper", frameon=False)
     axes.set(xlabel="hack rate, held out", ylabel="solve rate, held out")
     axes.set(xlim=_room(axes.get_xlim()), ylim=_room(axes.get_ylim()))
     axes.grid(alpha=0.25)

@@ -92,6 +92,8 @@ def _comparison(runs: Sequence[Run], out: Path, reference: str) -> list[str]:
         *compare.cost_table(runs),
         "",
     ]
+    if differences := compare.unlike(runs):
+        lines += ["These runs differ in more than arm and seed:", "", *differences, ""]
     if router := compare.router_table(runs):
         what = f"Router on the training rollouts of each run's last {compare.LAST_STEPS} steps, by the grader's labels:"
         lines += [what, "", *router, ""]

@@ -13,13 +13,15 @@ from evil_moe.report.compare import (
     arm_table,
     cost_table,
     paired_test,
+    pareto_front,
     removal,
     router_table,
     solve_kept,
     unit_rates,
+    unlike,
 )
 from evil_moe.report.compare import test_table as compare_table
-from evil_moe.report.plots import ARM_STYLES
+from evil_moe.report.plots import ARM_STYLES, arms
 from tests.evil_moe.test_report import OFF, ON, jsonl, make_run
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +83,50 @@ def test_ratios_and_tables(tmp_path: Path) -> None:
     assert first.endswith("| 0.800 ± 0.141 | 0.933 ± 0.000 | 0.800 ± 0.000 | - | - |"), "no control evaluated"
     off = OFF["loophole"], OFF["solve"]
     assert second.endswith(f"| - | - | 0.800 | {off[0]:.3f} | {off[1]:.3f} |"), "no AUROC, nothing to remove"
-    assert cost_table(runs)[2:] == ["| router | 4.00 | - |", "| none | 4.00 | - |"]
+    assert cost_table(runs)[2:] == ["| router | 4.00 | 5,001 |", "| none | 4.00 | 5,001 |"]
+
+
+def test_the_front_is_of_what_arms_deploy(tmp_path: Path) -> None:
+    """none deploys ON, so its OFF, which would beat every arm, does not count; soft is beaten by router on the mean."""
+    points = {
+        "router": [{"off": OFF | {"hack": 0.1, "solve": 0.4}}, {"off": OFF | {"hack": 0.3, "solve": 0.4}}],
+        "soft": [{"off": OFF | {"hack": 0.25, "solve": 0.35}}],
+        "frozen": [{"off": OFF | {"hack": 0.2, "solve": 0.4}}],
+        "none": [{"on": ON | {"hack": 0.5, "solve": 0.6}, "off": OFF | {"hack": 0.0, "solve": 0.9}}],
+    }
+    folders = []
+    for arm, seeds in points.items():
+        for seed, sides in enumerate(seeds):
+            folders.append(make_run(tmp_path / f"{arm}{seed}", arm, seed, **sides))
+            if arm == "none":
+                configured(folders[-1], gate={"name": "none"})
+    runs = [load_run(folder) for folder in folders]
+    front = pareto_front(runs)
+    assert list(front) == ["router", "frozen", "none"] and front["router"] == pytest.approx((0.2, 0.4))
+    figure = arms(runs)
+    assert figure is not None
+    rings = [c for c in figure.axes[0].collections if c.get_sizes()[0] == 150]
+    drawn = [tuple(point) for c in rings for point in c.get_offsets().tolist()]
+    assert drawn == [pytest.approx(p) for p in ((0.1, 0.4), (0.3, 0.4), (0.25, 0.35), (0.2, 0.4), (0.5, 0.6))]
+
+
+def test_unequal_budgets_are_told(tmp_path: Path) -> None:
+    runs = [load_run(make_run(tmp_path / "a", "router", 1)), load_run(make_run(tmp_path / "b", "none", 1))]
+    assert unlike(runs) == []
+    fewer = make_run(tmp_path / "c", "frozen", 1, samples=80)
+    commit = {"starts": [{"git": {"commit": "0123456789", "dirty": True}}]}
+    (fewer / "provenance.json").write_text(json.dumps(commit))
+    (fewer / "metrics.jsonl").write_text(jsonl([{"step": 3, "data": {}}]))
+    runs.append(load_run(fewer))
+    told = unlike(runs)
+    assert told[0].startswith("- training steps: ") and told[0].endswith("3: frozen, seed 1 (nano).")
+    assert "unknown: router, seed 1 (nano), none, seed 1 (nano); 01234567 and changes: frozen" in told[1]
+    assert (
+        told[2]
+        == "- answers a side: 320: router, seed 1 (nano), none, seed 1 (nano); 80: frozen, seed 1 (nano)."
+    )
+    text = write_report([run.path for run in runs], tmp_path / "out").read_text()
+    assert "These runs differ in more than arm and seed:" in text
 
 
 def test_a_mean_says_how_many_of_the_seeds_it_is_over(tmp_path: Path) -> None:
@@ -101,7 +146,7 @@ def test_the_router_on_the_last_steps(tmp_path: Path) -> None:
     for folder, rows in zip(folders, (rising, died, []), strict=True):
         (folder / "metrics.jsonl").write_text(jsonl(rows))
     table = router_table([load_run(folder) for folder in folders])
-    assert table[2:] == ["| router | 2 | 0.775 (1 of 2) | 0.500 (1 of 2) | - |"], "steps 11 to 20"
+    assert table[2:] == ["| router | 2 | 0.775 (1 of 2) | - | 0.500 (1 of 2) | - |"], "steps 11 to 20"
     assert "| router | 2 | 0.775" in write_report(folders, tmp_path / "out").read_text()
 
 

@@ -36,6 +36,7 @@ STEPS = [
             "timing_s/gen": 2.0,
             "timing_s/update_actor": 1.0,
             "timing_s/step": 4.0,
+            "perf/total_num_tokens": 5001,
             "an/unused key": "not a number",
         },
     }
