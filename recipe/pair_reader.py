@@ -11,7 +11,7 @@ from torch import Tensor
 from verl.utils.device import get_device_id
 
 from evil_moe.adapter import GateWeights, Lora2rModel, SequenceLayout
-from evil_moe.adapter.init import CONTRASTIVE, initialise, input_covariances
+from evil_moe.adapter.init import CONTRASTIVE, InputCovariance, initialise, input_covariances
 from evil_moe.discardable import SideBatch, fit_quarantine_
 from evil_moe.features import gradient_features, stack_features
 from evil_moe.hack_gradient import hack_gradient, pair_nll
@@ -19,6 +19,9 @@ from evil_moe.pairs import load_pairs
 from recipe.pair_batch import PairBatch
 from recipe.settings import EvilMoESettings
 from recipe.tensors import gather_rows
+
+MODULES_AT_ONCE = 8
+"""Whose input covariances are held together: about 1 GiB for a layer of Qwen3-4B."""
 
 
 class PairReader:
@@ -68,23 +71,30 @@ class PairReader:
 
     def initialise_adapter(self) -> None:
         """A0, B0 as `evil_moe.adapter.init` says; no-op for the gaussian init, which the layers were built with."""
-        name, covariances = self.settings.adapter.init, None
-        group = self.engine.get_data_parallel_group()
-        if name in CONTRASTIVE:
-            inputs, completion = self.batch.inputs(get_device_id())
-            covariances = input_covariances(
+        name = self.settings.adapter.init
+        modules = [layer.module_name for layer in self.tuner.lora2r_layers()]
+        for start in range(0, len(modules), MODULES_AT_ONCE):
+            part = modules[start : start + MODULES_AT_ONCE]
+            # Eigenvectors are known up to sign: the ranks take rank 0's.
+            initialise(
                 self.tuner,
-                lambda: self.engine.module(**inputs, use_cache=False, logits_to_keep=1, return_dict=True),
-                completion,
-                self.batch.hack.to(completion.device),
-                sum_over_ranks=lambda tensor: dist.all_reduce(tensor, group=group),
+                name,
+                covariances=self._covariances(part) if name in CONTRASTIVE else None,
+                modules=part,
+                synchronise=lambda tensor: dist.broadcast(tensor, src=0),
             )
-        # Eigenvectors are known up to sign: the ranks take rank 0's.
-        initialise(
+
+    def _covariances(self, modules: list[str]) -> dict[str, InputCovariance]:
+        """Of the inputs of some modules on the pairs, from a forward of the policy as it is."""
+        inputs, completion = self.batch.inputs(get_device_id())
+        group = self.engine.get_data_parallel_group()
+        return input_covariances(
             self.tuner,
-            name,
-            covariances=covariances,
-            synchronise=lambda tensor: dist.broadcast(tensor, src=0),
+            lambda: self.engine.module(**inputs, use_cache=False, logits_to_keep=1, return_dict=True),
+            completion,
+            self.batch.hack.to(completion.device),
+            modules=modules,
+            sum_over_ranks=lambda tensor: dist.all_reduce(tensor, group=group),
         )
 
     def fit_quarantine(self) -> None:

@@ -10,8 +10,9 @@ With K quarantine blocks, each with a direction of its own and a logit l_k:
 Equal logits run all blocks at w, as the sampling policy `full` runs them at 1; clear preferences run the preferred
 block alone. The deployed block is always on. K = 1 is the two-expert router to the bit.
 
-Assignment, balance and z-loss come from the literature on sparse experts and act within the quarantine bank only:
-balancing the deployed block against the quarantine would send clean rollouts to the hack expert.
+Assignment and balance come from the literature on sparse experts and act within the quarantine bank only: balancing the
+deployed block against the quarantine would send clean rollouts to the hack expert. The z-loss comes from there, too, and
+is about the size of the logits: it draws logsumexp(l) to 0, and so w towards 1 / (1 + K) on all rollouts alike.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""One-sided gradient projection: a step may move away from hacking or past it, not towards it.
+"""One-sided gradient projection: the gradient that the optimizer gets may lead away from hacking or past it, not towards
+it. What Adam makes of it may: momentum and the scale per coordinate come after the projection.
 
     cos_align = <g, v> / ||g||;   cos_align > 0:  g' = g - <g, v> v,  and g' *= ||g|| / ||g'|| if asked;   else g' = g
 
