@@ -33,6 +33,12 @@ FIXED: dict[str, object] = {
     # Bypassed is the very pass that reads features and w.
     "algorithm.rollout_correction.bypass_mode": False,
     "trainer.v1.trainer_mode": "evil_moe_sync",
+    # Prompts are numbered within a step, once, and each of them has all of its rollouts.
+    "trainer.v1.sampler.custom_sampler.name": "WholeBatches",
+    "trainer.v1.sampler.sync_refill_failed_groups": False,
+    "algorithm.filter_groups.enable": False,
+    # vLLM gets both adapters, to choose one for each request.
+    "actor_rollout_ref.model.lora.merge": False,
     # Where a run goes on is decided by its folder.
     "trainer.resume_mode": "auto",
 }
@@ -167,9 +173,14 @@ def check_config(config: Any) -> None:
             f"evil_moe.old_log_prob={settings.old_log_prob} does not go with actor.policy_loss.loss_mode="
             f"{actor.policy_loss.loss_mode}: 'update' needs {GATED_ON_POLICY}, 'gated' and 'sampled' any other"
         )
-    if settings.old_log_prob != "gated" and config.algorithm.rollout_correction.rollout_is is not None:
+    for name in ("rollout_is", "rollout_rs"):
+        if settings.old_log_prob != "gated" and config.algorithm.rollout_correction[name] is not None:
+            raise ValueError(
+                f"algorithm.rollout_correction.{name} needs evil_moe.old_log_prob=gated (its numerator)"
+            )
+    if not rollout.temperature > 0:
         raise ValueError(
-            "algorithm.rollout_correction.rollout_is needs evil_moe.old_log_prob=gated (its numerator)"
+            f"actor_rollout_ref.rollout.temperature={rollout.temperature}: rollouts of a prompt must differ; set it above 0"
         )
 
     ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node

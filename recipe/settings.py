@@ -237,6 +237,19 @@ class EvilMoESettings:
                 f"evil_moe.router.refresh_every={self.router.refresh_every} and evil_moe.adapter.quarantine_steps="
                 f"{self.adapter.quarantine_steps} count steps: 0 for none"
             )
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must be a whole number from 0")
+        above_zero = {
+            "router.gain": self.router.gain,
+            "router.lr": self.router.lr,
+            "router.clip_grad": self.router.clip_grad,
+            "reward.cpu_s": self.reward.cpu_s,
+            "reward.wall_s": self.reward.wall_s,
+            "reward.memory_mib": self.reward.memory_mib,
+        }
+        for name, value in above_zero.items():
+            if value is not None and not value > 0:
+                raise ValueError(f"evil_moe.{name}={value} must be above 0")
         if self.reward.workers < 1:
             raise ValueError(f"evil_moe.reward.workers={self.reward.workers}: grading needs at least 1")
         if self.reward.max_faults < 0:

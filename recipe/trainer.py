@@ -58,8 +58,6 @@ class EvilMoETrainer(PPOTrainerSync):
         rollout.register()
         super().__init__(config)
         self.settings = settings_from(config.evil_moe)
-        # verl polls every 2 s and has no key for it; a nano generation takes less.
-        self.replay_buffer.poll_interval = 0.05
         self.run_log = RunLog(self.settings)
         advantage, monitored = self.settings.advantage, self.settings.monitor.kind != "none"
         # What a monitor changes must reach the advantages, so it brings plain Dr.GRPO where no transform is named.

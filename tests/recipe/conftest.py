@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from evil_moe.nano_policy import build_model, save, train_tokenizer, warm_start
@@ -85,15 +86,20 @@ def run_to_end(command: list[str], cwd: Path, timeout_s: float = 600, **variable
 
 
 def stop_after(
-    command: list[str], cwd: Path, marker: Path, signal_number: int, timeout_s: float = 600
+    command: list[str],
+    cwd: Path,
+    marker: Path,
+    signal_number: int,
+    child: str | None = None,
+    timeout_s: float = 600,
 ) -> tuple[int, str]:
-    """Start a command and send it a signal once `marker` exists; its exit code and output."""
+    """Start a command and send it, or the child that is called so, a signal once `marker` exists; exit code and output."""
     process = subprocess.Popen(
         command,
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
@@ -105,7 +111,12 @@ def stop_after(
         )
         assert time.monotonic() < deadline, f"{marker} did not appear in {timeout_s} s"
         time.sleep(0.05)
-    process.send_signal(signal_number)
+    if child is None:
+        process.send_signal(signal_number)
+    else:
+        family = psutil.Process(process.pid).children(recursive=True)
+        [hit] = [other for other in family if " ".join(other.cmdline()).startswith(child)]
+        hit.send_signal(signal_number)
     return process.wait(timeout_s), process.stdout.read()
 
 

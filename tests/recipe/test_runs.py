@@ -113,6 +113,19 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert "nothing to train" in capsys.readouterr().out
 
 
+def test_a_rollout_that_cannot_be_graded_stops_the_run(spoken_policy: Path, tmp_path: Path) -> None:
+    """verl would train on without it."""
+    run = tmp_path / "run"
+    command = train_command(spoken_policy, run, "evil_moe.reward.max_faults=0", "trainer.test_freq=-1")
+    code, out = stop_after(
+        command, tmp_path, run / "rollouts" / "1.jsonl", signal.SIGKILL, "ray::SandboxActor"
+    )
+    assert code == 1, out
+    assert "have rollouts that failed" in out and "a step is trained on all of its rollouts" in out
+    assert "evil_moe.reward.max_faults says how many" in out and "the same command resumes from step" in out
+    assert not (run / "rollouts" / f"{STEPS}.jsonl").exists()
+
+
 def test_two_ranks_start_with_the_same_loss(finished_run: Path, spoken_policy: Path, tmp_path: Path) -> None:
     """The second run reads features in the state that sampled, and takes the other road to old log-probs: one more
     forward, and verl's rollout correction. At the first step every state is the base model."""
