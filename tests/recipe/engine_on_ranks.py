@@ -39,7 +39,12 @@ NUM_ROLLOUTS, PROMPT, REPLY, MICRO = 8, 5, 4, 2
 CONTRAST = 0.5
 
 
-def make_batch(rows: slice, fused: bool = False) -> TensorDict:
+FORMS = ("plain", "fused", "gpu")
+"""`fused` takes verl's fused head, as the nano presets do; `gpu` packed sequences, micro-batches by tokens and gradient
+checkpointing, as the GPU presets do."""
+
+
+def make_batch(rows: slice, form: str = "plain") -> TensorDict:
     """Rows of a fixed batch: replies of different lengths, alternately from the full and the deployed model."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 60, (NUM_ROLLOUTS, PROMPT + REPLY), generator=generator)
@@ -60,10 +65,11 @@ def make_batch(rows: slice, fused: bool = False) -> TensorDict:
     tu.assign_non_tensor(
         batch,
         temperature=1.0,
-        use_remove_padding=False,
-        use_dynamic_bsz=False,
-        use_fused_kernels=fused,
+        use_remove_padding=form == "gpu",
+        use_dynamic_bsz=form == "gpu",
+        use_fused_kernels=form == "fused",
         micro_batch_size_per_gpu=MICRO,
+        max_token_len_per_gpu=MICRO * (PROMPT + REPLY),
     )
     return batch
 
@@ -78,7 +84,7 @@ def loss_fn(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple
 
 
 def build_engine(
-    model_path: str, settings: dict[str, Any] | None = None, fused: bool = False
+    model_path: str, settings: dict[str, Any] | None = None, form: str = "plain"
 ) -> Lora2rEngine:
     settings = settings or {
         **asdict(EvilMoESettings()),
@@ -89,9 +95,9 @@ def build_engine(
         path=model_path,
         lora_rank=4,
         lora_alpha=4,
-        use_remove_padding=False,
-        enable_gradient_checkpointing=False,
-        use_fused_kernels=fused,
+        use_remove_padding=form == "gpu",
+        enable_gradient_checkpointing=form == "gpu",
+        use_fused_kernels=form == "fused",
         fused_kernel_options={"impl_backend": "torch"},
         override_config={"attn_implementation": "sdpa"},
         lora={"rank": 16, "evil_moe": OmegaConf.create(settings)},
@@ -176,11 +182,11 @@ def pair_features(model: PeftModel, engine: Lora2rEngine) -> tuple[Tensor, Tenso
     return pairs.split_sides(stack_features(read, tuner))
 
 
-def main(model_path: str, out: str, head: str) -> None:
+def main(model_path: str, out: str, form: str) -> None:
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
-    fused = head == "fused"
-    engine = build_engine(model_path, fused=fused)
+    assert form in FORMS
+    engine = build_engine(model_path, form=form)
     # Off the init, so that the quarantine has something to give and the deployed block something to stop.
     full = get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), Lora2rConfig(r=4))
     perturb(full)
@@ -195,8 +201,8 @@ def main(model_path: str, out: str, head: str) -> None:
     share = NUM_ROLLOUTS // size
     rows = slice(rank * share, (rank + 1) * share)
     with engine.eval_mode():
-        read = engine.infer_batch(make_batch(rows, fused), loss_function=None)["model_output"]
-    batch = make_batch(rows, fused)
+        read = engine.infer_batch(make_batch(rows, form), loss_function=None)["model_output"]
+    batch = make_batch(rows, form)
     batch["features"] = read["features"]
     with engine.train_mode():
         engine.optimizer_zero_grad()
@@ -226,6 +232,7 @@ def main(model_path: str, out: str, head: str) -> None:
             "adapter_grad": relative(adapter_grad, want["adapter_grad"]),
             "w": [round(x, 3) for x in read["w"].squeeze(1).tolist()],
             "metrics": dict(out_train["metrics"]),
+            "micro_batches": len(out_train["loss"]),
         }
         Path(out).write_text(json.dumps(report))
     dist.barrier()

@@ -13,13 +13,15 @@ import pytest
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize(("ranks", "head"), [(1, "plain"), (2, "plain"), (2, "fused")])
+@pytest.mark.parametrize(
+    ("ranks", "form"), [(1, "plain"), (2, "plain"), (2, "fused"), (1, "gpu"), (2, "gpu")]
+)
 def test_gradients_of_reward_pin_and_contrast_match_plain_autograd(
-    ranks: int, head: str, tiny_policy: Path, tmp_path: Path
+    ranks: int, form: str, tiny_policy: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "report.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += ["-m", "tests.recipe.engine_on_ranks", str(tiny_policy), str(out), head]
+    command += ["-m", "tests.recipe.engine_on_ranks", str(tiny_policy), str(out), form]
     environment = {**os.environ, "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -27,6 +29,7 @@ def test_gradients_of_reward_pin_and_contrast_match_plain_autograd(
     assert report["loss"][0] == pytest.approx(report["loss"][1], rel=1e-5)
     for name in ("scores", "threshold", "adapter_grad", "total_grad"):
         assert report[name] < 1e-4, report
+    assert report["micro_batches"] > 1
     # The comparison means something only if all parts weigh in.
     assert report["pin_share"] > 0.01 < report["contrast_share"] and report["reward_share"] > 1e-4, report
     assert report["metrics"]["pin/loss"][0] > 0 < report["metrics"]["contrast/loss"][0]
