@@ -39,6 +39,8 @@ FIXED: dict[str, object] = {
     "algorithm.filter_groups.enable": False,
     # vLLM gets both adapters, to choose one for each request.
     "actor_rollout_ref.model.lora.merge": False,
+    # The pin reads features after the last backward; layers that stayed gathered would hide their gradients.
+    "actor_rollout_ref.actor.fsdp_config.reshard_after_forward": True,
     # Where a run goes on is decided by its folder.
     "trainer.resume_mode": "auto",
 }

@@ -47,6 +47,10 @@ class PinnedStepEngine(AdapterWeightsEngine):
             groups.append({"params": [direction], "lr": lr, "weight_decay": 0.0})
         return build_optimizer(groups, config)
 
+    def load_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
+        super().load_checkpoint(local_path, *args, **kwargs)
+        self.pairs.forget()
+
     def _sharded_direction(self) -> DTensor:
         """v as the optimizer knows it. A forward without backward leaves the root's parameters gathered."""
         self.module.reshard()

@@ -116,14 +116,19 @@ def adapter_folder(run_dir: Path, step: int | None) -> tuple[Path, int]:
         FileNotFoundError: there is no such checkpoint; lists those there are.
         ValueError: a file of it is malformed.
     """
+    if not run_dir.is_dir():
+        raise FileNotFoundError(
+            f"{run_dir} does not exist: train first (evil-moe train), or name a run's folder"
+        )
     checkpoints = run_dir / "checkpoints"
     step = latest_step(run_dir) if step is None else step
     folder = checkpoints / f"global_step_{step}" / "actor" / "adapter"
     if not (folder / "adapter_config.json").is_file():
         there = checkpoint_steps(run_dir)
         raise FileNotFoundError(
-            f"no adapter checkpoint of step {step} in {checkpoints}; steps there: {there or 'none'}; "
-            + ("name one with --step" if there else "train first (evil-moe train)")
+            f"no adapter checkpoint of step {step} in {checkpoints}; steps there: {there}; name one with --step"
+            if there
+            else f"no adapter checkpoint in {checkpoints}: train first (evil-moe train)"
         )
     check_adapter_checkpoint(folder)
     return folder, step

@@ -69,6 +69,10 @@ class PairReader:
             self._unchanging = sides
         return sides
 
+    def forget(self) -> None:
+        """The weights have changed under the base features as well: a checkpoint brings its own A0."""
+        self._unchanging = None
+
     def initialise_adapter(self) -> None:
         """A0, B0 as `evil_moe.adapter.init` says; no-op for the gaussian init, which the layers were built with."""
         name = self.settings.adapter.init

@@ -87,9 +87,14 @@ def prepare_problems(config: DictConfig) -> Problems:
             evaluation=load_nano("heldout", data.eval_problems, 20_000 + seed),
         )
     if data.source == "files":
-        held_out = _load_checked(config, "evaluation")
+        train, held_out = _load_checked(config, "train"), _load_checked(config, "evaluation")
+        if shared := {problem.id for problem in train} & {problem.id for problem in held_out}:
+            raise ValueError(
+                f"{len(shared)} problems of evil_moe.data.train={data.train} are in evil_moe.data.evaluation={data.evaluation} as "
+                f"well, e.g. id {min(shared, key=str)}: held-out problems must be others (evil-moe data prepare splits a file)"
+            )
         return Problems(
-            train=_load_checked(config, "train"),
+            train=train,
             validation=held_out[: data.validation_problems],
             evaluation=held_out[: data.eval_problems],
         )

@@ -31,8 +31,8 @@ LATEST = "latest_checkpointed_iteration.txt"
 LOCK = "train.lock"
 _PACKAGES = ("verl", "ray", "torch", "transformers", "peft", "TransferQueue", "tensordict", "numpy")
 # May differ between the runs of one folder without making it another run.
+_STEPS = "trainer.total_training_steps"
 _FREE_KEYS = (
-    "trainer.total_training_steps",
     "trainer.total_epochs",
     "trainer.save_freq",
     "trainer.test_freq",
@@ -218,7 +218,10 @@ def check_run_folder(config: DictConfig) -> int:
     # A start that failed before its first step leaves a config, too, which binds nobody.
     if (folder / "config.yaml").is_file() and (latest_step(folder) or (folder / "metrics.jsonl").is_file()):
         found = changes(OmegaConf.to_container(read_config(folder)), resolved)
-        differ = {key: pair for key, pair in found.items() if not key.startswith(_FREE_KEYS)}
+        # A schedule ends at the last step: with more of them the learning rate would jump, and not be that of a longer run.
+        scheduled = config.actor_rollout_ref.actor.optim.lr_scheduler_type != "constant"
+        free = _FREE_KEYS if scheduled else (*_FREE_KEYS, _STEPS)
+        differ = {key: pair for key, pair in found.items() if not key.startswith(free)}
         if differ:
             shown = ", ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in list(differ.items())[:5])
             raise ValueError(

@@ -20,12 +20,19 @@ def _json_number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _end_with_a_line(path: Path) -> None:
+    """Cut off what a kill or a full disk left of a last line, or the next one would be written behind it."""
+    if path.is_file() and not (written := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, written.rfind(b"\n") + 1)
+
+
 class RunLog:
     """Appends to the run folder; a line is on disk before the next step starts, so a kill loses none."""
 
     def __init__(self, settings: EvilMoESettings):
         self.folder = Path(settings.run_dir)
         (self.folder / "rollouts").mkdir(parents=True, exist_ok=True)
+        _end_with_a_line(self.folder / "metrics.jsonl")
 
     def metrics(self, step: int, data: dict[str, Any]) -> None:
         """One line `{"step": ..., "data": {...}}`; numbers only."""

@@ -27,6 +27,10 @@ from recipe.config import compose
         (["actor_rollout_ref.model.lora.merge=true"], r"lora\.merge=True: .* written for False"),
         (["algorithm.rollout_correction.rollout_rs=seq_mean_k1"], r"rollout_rs needs .*old_log_prob=gated"),
         (["actor_rollout_ref.rollout.temperature=0"], r"temperature=0.*above 0"),
+        (
+            ["actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false"],
+            r"reshard_after_forward=False: .* True",
+        ),
         (["evil_moe.router.gain=0"], r"router\.gain=0.*above 0"),
         (["evil_moe.router.lr=-1"], r"router\.lr=-1.*above 0"),
         (["evil_moe.reward.cpu_s=-1"], r"reward\.cpu_s=-1.*above 0"),

@@ -73,7 +73,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["eval", "/a", "arm=none"], "not by both"),
         (["eval", "/a", "--samples", "0"], "samples_per_problem=0"),
         (["eval", "/a", "+evil_moe.eval.base=true"], "plain key=value of keys that the run has, no +key"),
-        (["export", "/nowhere", "--kind", "full", "--out", "/x"], "no adapter checkpoint"),
+        (["export", "/nowhere", "--kind", "full", "--out", "/x"], "/nowhere does not exist: train first"),
         (["data", "check", "/nowhere.jsonl"], "no such problem file"),
         (["data", "show", "999"], "450 problems, 0 to 449"),
     ],

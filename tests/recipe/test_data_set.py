@@ -100,6 +100,11 @@ def test_a_prepared_file_that_was_changed_is_not_trained_on(source: Path, tmp_pa
     )
     drawn = prepare_problems(config)
     assert drawn.train and drawn.evaluation and not (out / "validation.jsonl.gz").exists()
+    config.evil_moe.data.evaluation = config.evil_moe.data.train
+    with pytest.raises(
+        ValueError, match=rf"{len(drawn.train)} problems of .* as well, e\.g\. id .*must be others"
+    ):
+        prepare_problems(config)
     write_problems(out / "train.jsonl.gz", drawn.train[1:])
     with pytest.raises(ValueError, match="changed after it was prepared"):
         prepare_problems(config)

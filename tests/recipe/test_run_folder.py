@@ -14,7 +14,9 @@ from omegaconf import DictConfig
 
 from evil_moe.report.prereg import fingerprint
 from recipe.config import compose, prereg_file
-from recipe.run_folder import LOCK, open_run_folder, provenance
+from recipe.run_folder import LOCK, last_logged_step, open_run_folder, provenance
+from recipe.run_log import RunLog
+from recipe.settings import settings_from
 from tests.conftest import ROOT
 from tests.recipe.test_train_start import save_checkpoint
 
@@ -70,6 +72,23 @@ def test_a_run_with_another_config_is_left_as_it_is(tmp_path: Path) -> None:
     with refused, open_run_folder(composed(tmp_path, "evil_moe.pin.weight=0.5")):
         pass
     assert len(starts(tmp_path)) == 1
+
+
+def test_a_run_whose_learning_rate_ends_with_it_is_not_made_longer(tmp_path: Path) -> None:
+    cosine = "actor_rollout_ref.actor.optim.lr_scheduler_type=cosine"
+    with open_run_folder(composed(tmp_path, cosine, "trainer.total_training_steps=4")):
+        save_checkpoint(tmp_path, 4)
+    with pytest.raises(ValueError, match=r"another config \(.*total_training_steps: 4 -> 5"):
+        open_run_folder(composed(tmp_path, cosine, "trainer.total_training_steps=5")).__enter__()
+
+
+def test_a_line_that_was_cut_short_is_not_written_behind(tmp_path: Path) -> None:
+    path, settings = tmp_path / "metrics.jsonl", settings_from({"run_dir": str(tmp_path)})
+    for whole in ("", '{"step": 1, "data": {"a": 1.0}}\n'):
+        path.write_text(whole + '{"step": 2, "da')
+        RunLog(settings).metrics(2, {"a": 2.0})
+        assert path.read_text() == whole + '{"step": 2, "data": {"a": 2.0}}\n'
+        assert last_logged_step(tmp_path) == 2
 
 
 def test_provenance_has_the_hash_of_the_hypotheses(tmp_path: Path) -> None:
