@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -39,7 +40,16 @@ class PairBatch:
         sides += [tokenize_side(tokenizer, template, p.prompt, p.clean) for p in pairs]
         self.mine = sides[rank::size]
         self.hack = torch.arange(len(sides))[rank::size] < len(pairs)
+        self.longest = max(len(prompt) + len(reply) for prompt, reply in sides)
         self.pad_token_id = tokenizer.pad_token_id
+
+    def parts(self, tokens: int) -> int:
+        """Into how many forwards to split the sides for about `tokens` of them at most in each, padding counted; the same
+        number on every rank, and no more than the rank with the fewest has sides."""
+        sides = 2 * self.num_pairs
+        return max(
+            1, min(math.ceil(math.ceil(sides / self.size) * self.longest / tokens), sides // self.size)
+        )
 
     def inputs(self, device: Any) -> tuple[dict[str, Tensor], Tensor]:
         """Right-padded model inputs of this rank's sides, and their completion mask `[S, T]`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from verl.utils.device import get_device_id
 
-from evil_moe.adapter import GateWeights, Lora2rModel, SequenceLayout
+from evil_moe.adapter import GateWeights, Lora2rModel, RolloutGate, SequenceLayout
 from evil_moe.adapter.init import CONTRASTIVE, InputCovariance, initialise, input_covariances
 from evil_moe.discardable import SideBatch, fit_quarantine_
 from evil_moe.features import gradient_features, stack_features
@@ -51,23 +52,44 @@ class PairReader:
         if self._unchanging is not None:
             return self._unchanging
         inputs, completion = self.batch.inputs(get_device_id())
-        layout, gate = SequenceLayout(None, completion, len(completion)), self.tuner.rollout_gate
-        weights = pure_state(state, torch.ones_like(completion[:, 0]), self.settings.adapter.num_quarantine)
-        gradients = self.settings.router.feature == "gradient"
-        with torch.set_grad_enabled(gradients), gate.gated(weights, layout), ExitStack() as stack:
-            if gradients:
-                read = stack.enter_context(gate.reading_gradients())
-                nll = pair_nll(self.engine.module, completion=completion, **inputs)
-                features = gradient_features(-nll.sum(), read, self.tuner)
-            else:
-                read = stack.enter_context(gate.reading_features(of_base=state == "base"))
-                # Only the features are wanted; verl's fused head insists on return_dict.
-                self.engine.module(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
-                features = stack_features(read, self.tuner)
+        if self.settings.router.feature == "gradient":
+            rows = torch.arange(len(completion), device=completion.device).tensor_split(self._parts())
+            parts = [({name: value[i] for name, value in inputs.items()}, completion[i]) for i in rows]
+            features = torch.cat([self._gradients(*part, state) for part in parts])
+        else:
+            features = self._activations(inputs, completion, state)
         sides = self.batch.split_sides(gather_rows(features, self.engine.get_data_parallel_group()))
         if state == "base":
             self._unchanging = sides
         return sides
+
+    @torch.no_grad()
+    def _activations(self, inputs: dict[str, Tensor], completion: Tensor, state: str) -> Tensor:
+        """Activation features of the sides, `[S, M, r]`."""
+        of_base = state == "base"
+        with self._in_state(state, completion) as gate, gate.reading_features(of_base=of_base) as read:
+            # Only the features are wanted; verl's fused head insists on return_dict.
+            self.engine.module(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
+        return stack_features(read, self.tuner)
+
+    def _gradients(self, inputs: dict[str, Tensor], completion: Tensor, state: str) -> Tensor:
+        """Gradient features of some sides, `[S, M, r]`."""
+        with torch.enable_grad(), self._in_state(state, completion) as gate, gate.reading_gradients() as read:
+            nll = pair_nll(self.engine.module, completion=completion, **inputs)
+            return gradient_features(-nll.sum(), read, self.tuner)
+
+    @contextmanager
+    def _in_state(self, state: str, completion: Tensor) -> Iterator[RolloutGate]:
+        """The gate as it is for rollouts read in this state."""
+        layout = SequenceLayout(None, completion, len(completion))
+        weights = pure_state(state, torch.ones_like(completion[:, 0]), self.settings.adapter.num_quarantine)
+        with self.tuner.rollout_gate.gated(weights, layout):
+            yield self.tuner.rollout_gate
+
+    def _parts(self) -> int:
+        """Forwards over the sides whose activations a backward needs: as many tokens as an update's micro-batch."""
+        tokens = self.engine.engine_config.max_token_len_per_gpu
+        return 1 if tokens is None else self.batch.parts(tokens)
 
     def forget(self) -> None:
         """The weights have changed under the base features as well: a checkpoint brings its own A0."""
@@ -133,6 +155,7 @@ class PairReader:
             completion,
             self.batch.hack.to(completion.device),
             denominator=self.batch.num_pairs / self.engine.get_data_parallel_size(),
+            micro_batches=self._parts(),
         )
 
 

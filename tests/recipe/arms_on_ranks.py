@@ -60,7 +60,8 @@ def of_the_pairs(engine: Any) -> Tensor:
 
 def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
     """The report of an arm; `arm:deployed` has rollouts of the deployed model alone, which the update leaves in their state,
-    `arm:penalty` a direction that neither reward nor pin may move, `arm:late` a refresh that is not due yet."""
+    `arm:penalty` a direction that neither reward nor pin may move, `arm:late` a refresh that is not due yet,
+    `arm:parts` pairs that are read a few at a time."""
     arm, _, variant = name.partition(":")
     settings = settings_of(arm)
     if variant == "deployed":
@@ -76,7 +77,9 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
             batch["quarantine_on"] = torch.zeros_like(batch["quarantine_on"])
         return batch
 
-    engine = build_engine(model_path, settings)
+    engine = build_engine(model_path, settings, tokens=80 if variant == "parts" else None)
+    if variant == "parts":
+        assert engine.pairs.batch.parts(80) > 1
     needs_flag = gate_class(settings["gate"]["name"]).needs_flag
     flag = (torch.arange(NUM_ROLLOUTS) % 3 == 0).float().unsqueeze(1)[rows]
     start = adapter_blocks(engine)

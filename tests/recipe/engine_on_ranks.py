@@ -84,8 +84,9 @@ def loss_fn(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple
 
 
 def build_engine(
-    model_path: str, settings: dict[str, Any] | None = None, form: str = "plain"
+    model_path: str, settings: dict[str, Any] | None = None, form: str = "plain", tokens: int | None = None
 ) -> Lora2rEngine:
+    """`tokens`: of a micro-batch, which bounds what the pairs' forwards hold for a backward, too."""
     settings = settings or {
         **asdict(EvilMoESettings()),
         "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True, "chat_template": {}},
@@ -109,6 +110,7 @@ def build_engine(
         engine_config=FSDPEngineConfig(
             strategy="fsdp2",
             use_torch_compile=False,
+            max_token_len_per_gpu=tokens,
             mixed_precision={"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
         ),
         optimizer_config=FSDPOptimizerConfig(lr=1e-3, total_training_steps=4),

@@ -39,7 +39,15 @@ def run_arms(policy: Path, out: Path, arms: list[str], ranks: int) -> dict[str, 
 
 @pytest.fixture(scope="module")
 def reports(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    arms = [*ARMS, "router:deployed", "router:penalty", "blocks:penalty", "refresh:late"]
+    arms = [
+        *ARMS,
+        "router:deployed",
+        "router:penalty",
+        "blocks:penalty",
+        "refresh:late",
+        "route_grad:parts",
+        "project:parts",
+    ]
     return run_arms(tiny_policy, tmp_path_factory.mktemp("arms") / "one.json", arms, ranks=1)
 
 
@@ -118,6 +126,16 @@ def test_directions_and_what_is_read(reports: dict[str, Any]) -> None:
     assert fixed[0] == fixed[1] and follow[0] != follow[1]
     assert reports["soft"]["steps"][0]["w"] == pytest.approx(reports["router"]["steps"][0]["w"], abs=1e-5)
     assert reports["soft"]["moved_deployed"] > reports["router"]["moved_deployed"]
+
+
+def test_pairs_give_the_same_in_parts(reports: dict[str, Any]) -> None:
+    direction, parts = (reports[arm]["first_direction"] for arm in ("route_grad", "route_grad:parts"))
+    assert parts == pytest.approx(direction, abs=1e-5)
+    whole, parts = (
+        [step["metrics"]["gradient/cos_align"] for step in reports[arm]["steps"]]
+        for arm in ("project", "project:parts")
+    )
+    assert parts == pytest.approx(whole, rel=1e-4)
 
 
 def test_a_labels_gate_weighs_each_rollout_by_its_own_flag(reports: dict[str, Any]) -> None:
