@@ -9,12 +9,20 @@ import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import configs
 from recipe.settings import EvilMoESettings, settings_from
 
+FILES = (
+    "evil_moe.run_dir",
+    "evil_moe.data.train",
+    "evil_moe.data.evaluation",
+    "evil_moe.pairs.paths",
+    "evil_moe.monitor.probe",
+)
+"""Keys that hold paths: made absolute, since workers and later commands may run elsewhere."""
 CONFIG_DIR = Path(configs.__path__[0])
 
 
@@ -34,11 +42,18 @@ def compose(overrides: list[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error)) from error
     with open_dict(config):
-        config.evil_moe.run_dir = str(Path(config.evil_moe.run_dir).absolute())
-        if config.evil_moe.monitor.probe is not None:
-            config.evil_moe.monitor.probe = str(Path(config.evil_moe.monitor.probe).absolute())
+        for key in FILES:
+            if (given := OmegaConf.select(config, key)) is not None:
+                found = (
+                    [_absolute(path) for path in given] if isinstance(given, ListConfig) else _absolute(given)
+                )
+                OmegaConf.update(config, key, found)
         config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(CONFIG_DIR / "agent_loop.yaml")
     return config
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
 
 
 def show(overrides: list[str], key: str | None = None) -> str:

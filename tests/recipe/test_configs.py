@@ -250,7 +250,9 @@ def test_every_preset_takes_the_files_that_data_prepare_writes(preset: str):
         "evil_moe.data.train=a.jsonl.gz",
         "evil_moe.data.evaluation=b.jsonl.gz",
     )
-    assert compose([f"preset={preset}", *files]).evil_moe.data.train == "a.jsonl.gz"
+    config = compose([f"preset={preset}", *files, "evil_moe.pairs.paths=[p.yaml]"]).evil_moe
+    here = Path.cwd()
+    assert (config.data.train, config.pairs.paths) == (str(here / "a.jsonl.gz"), [str(here / "p.yaml")])
 
 
 def test_export_ranks_of_the_presets_follow_from_the_adapter():
