@@ -157,8 +157,14 @@ def nano_policy_folder(seed: int, mix: str, progress: Progress) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".nano-policy-") as scratch:
         _build_nano_policy(Path(scratch), seed, mixed(mix), progress)
-        shutil.copytree(scratch, folder.with_suffix(".partial"), dirs_exist_ok=True)
-    folder.with_suffix(".partial").replace(folder)
+        partial = folder.with_suffix(f".{os.getpid()}.partial")
+        shutil.copytree(scratch, partial, dirs_exist_ok=True)
+    try:
+        partial.replace(folder)
+    except OSError:
+        shutil.rmtree(partial)
+        if not (folder / "config.json").is_file():  # else another process was faster, with the same policy
+            raise
     return folder
 
 

@@ -176,7 +176,8 @@ class EvilMoESettings:
         old_log_prob: `update`: the ratio's denominator is the gated policy at the update itself, right with one
             update per batch; `gated`: one more forward stores it beforehand, needed by several mini-batches and
             by verl's rollout correction; `sampled`: the policy that sampled the token, so that PPO's clip also bounds
-            what a rollout counts for that the gated policy would hardly make.
+            what a rollout counts for that the gated policy would hardly make. vLLM's log-probs are those after top_p: with
+            `rollout.top_p` below 1, as in the GPU presets, they and `mismatch/...` are off by what the cut left out.
         loophole: name in `reward.loopholes`, or several joined by `+`: problems take turns.
     """
 

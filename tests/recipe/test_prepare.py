@@ -29,6 +29,21 @@ def test_the_last_phase_is_repeated_until_the_policy_settles(tmp_path, monkeypat
     assert lines[-1].startswith("nano policy: cached")
 
 
+def test_of_two_that_build_a_policy_the_slower_takes_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "CACHE", tmp_path)
+    theirs = tmp_path / prepare._nano_policy_name(0, "run_tests")
+
+    def build(folder, *_):
+        (folder / "config.json").write_text("ours")
+        theirs.mkdir()  # meanwhile the other one is done
+        (theirs / "config.json").write_text("theirs")
+
+    monkeypatch.setattr(prepare, "_build_nano_policy", build)
+    monkeypatch.setattr(prepare, "_nano_policy_name", lambda *_: theirs.name)
+    assert (prepare.nano_policy_folder(0, "run_tests", print) / "config.json").read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [theirs]
+
+
 def test_a_warm_start_settles_by_its_last_steps():
     assert WarmStartRun((), (9.0, *[0.99 * nano_policy.SETTLED_REPLY_LOSS] * 20), 0.0).settled
     assert not WarmStartRun((), (*[0.0] * 20, *[2.01 * nano_policy.SETTLED_REPLY_LOSS] * 10), 0.0).settled
