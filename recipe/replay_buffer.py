@@ -7,10 +7,15 @@ statistics of router, gate and monitor, all without a word.
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from typing import Any
 
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+SURE_TO_WAIT = 0.7
+"""Of the shortest wait so far: before that, nothing is looked for."""
 
 
 class WholeBatches(ReplayBuffer):
@@ -18,8 +23,9 @@ class WholeBatches(ReplayBuffer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        # verl polls every 2 s and has no key for it; a nano generation takes less.
+        # verl polls every 2 s and has no key for it; a nano generation takes little more.
         self.poll_interval = 0.05
+        self._waits: dict[str, list[float]] = defaultdict(list)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         """The rollouts of a step, or of a validation.
@@ -27,12 +33,18 @@ class WholeBatches(ReplayBuffer):
         Raises:
             RuntimeError: a session of theirs failed, in vLLM or at grading.
         """
+        started = time.monotonic()
+        waits = self._waits[partition_id]
+        # Every poll asks the queue for all of its keys, on cores that the generation wants. The first wait was also for
+        # engines to warm up.
+        time.sleep(SURE_TO_WAIT * min(waits[1:], default=0.0))
         try:
             batch = super().sample(global_steps, partition_id, batch_size)
         except RuntimeError as error:  # verl's own, when nothing at all is left to train on
             self._refuse_failed(global_steps, partition_id, error)
             raise
         self._refuse_failed(global_steps, partition_id, None)
+        waits.append(time.monotonic() - started)
         return batch
 
     def _refuse_failed(self, step: int, partition_id: str, cause: Exception | None) -> None:
