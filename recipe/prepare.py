@@ -87,7 +87,7 @@ def prepare_problems(config: DictConfig) -> Problems:
             evaluation=load_nano("heldout", data.eval_problems, 20_000 + seed),
         )
     if data.source == "files":
-        train, held_out = _load_checked(config, "train"), _load_checked(config, "evaluation")
+        held_out, train = _load_checked(config, "evaluation"), _load_checked(config, "train")
         if shared := {problem.id for problem in train} & {problem.id for problem in held_out}:
             raise ValueError(
                 f"{len(shared)} problems of evil_moe.data.train={data.train} are in evil_moe.data.evaluation={data.evaluation} as "

@@ -246,7 +246,7 @@ def test_registry_and_errors() -> None:
     assert isinstance(make_gradient_transform("freeze_quarantine", rank_deployed=4), FreezeQuarantine)
     with pytest.raises(ValueError, match=r"gradient\.name='pcgrad' names no plug"):
         make_gradient_transform("pcgrad")
-    with pytest.raises(ValueError, match=r"evil_moe\.gradient: .*'strength'"):
+    with pytest.raises(ValueError, match=r"evil_moe\.gradient\.options: .*'strength'.*magnitude, denoise"):
         make_gradient_transform("projection", strength=2)
     with pytest.raises(ValueError, match="denoise=0"):
         Projection(denoise=0)

@@ -18,8 +18,9 @@ def rollouts(run_dir: Path, step: int) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "rollouts" / f"{step}.jsonl").read_text().splitlines()]
 
 
-def screening_reached_the_update(rows: list[dict], flagged: float) -> None:
-    """What the monitor flagged has no advantage and no part in its group's mean; Rebound takes only from what gains."""
+def screening_reached_the_update(rows: list[dict], flagged: float) -> int:
+    """What the monitor flagged has no advantage and no part in its group's mean; Rebound takes only from what gains. Returns
+    from how many it took."""
     groups: dict[str, list[dict]] = {}
     for row in rows:
         groups.setdefault(row["key"].rsplit("_", 2)[0], []).append(row)
@@ -36,7 +37,7 @@ def screening_reached_the_update(rows: list[dict], flagged: float) -> None:
             )
             modified += row["advantage"] < plain - 1e-5
     assert sum(not row["kept"] for row in rows) / len(rows) == pytest.approx(flagged) and flagged > 0
-    assert modified > 0, "some of what gains looks like the concept"
+    return modified
 
 
 @pytest.mark.slow
@@ -68,6 +69,7 @@ def test_flags_monitor_inoculation_and_a_mix_in_one_run(spoken_policy: Path, tmp
     # the gated policy against the one that sampled: the same at init, another afterwards
     assert abs(metrics[1]["actor/ppo_kl"]) < 1e-6 < abs(metrics[2]["actor/ppo_kl"])
     assert sorted(metrics) == [1, 2]
+    rebounded = 0
     for step, data in metrics.items():
         # features, and log-probs, are read in the state that sampled: vLLM's and the actor's must be the same
         assert data["training/rollout_probs_diff_valid"] == 1
@@ -80,9 +82,10 @@ def test_flags_monitor_inoculation_and_a_mix_in_one_run(spoken_policy: Path, tmp
         clean = [row["w"] for row in rows if not row["loophole"]]
         assert 0 < sum(clean) < len(clean), "about a quarter of the clean rollouts are flagged"
         assert 0.2 < data["monitor/fpr"] < 0.8
-        screening_reached_the_update(rows, data["monitor/flagged"])
+        rebounded += screening_reached_the_update(rows, data["monitor/flagged"])
         assert data["monitor/tpr"] in (None, 1.0), "every hack is found, if there is one"
         assert math.isfinite(data["actor/grad_norm"]) and data["grad_energy/quarantine"] > 0
+    assert rebounded > 0, "some of what gains looks like the concept"
 
 
 def arms_of(*kinds: str) -> list[str]:
