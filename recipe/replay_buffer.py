@@ -15,7 +15,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 SURE_TO_WAIT = 0.7
-"""Of the shortest wait so far: before that, nothing is looked for."""
+"""Share of the shortest wait so far in which nothing is looked for."""
 
 
 class WholeBatches(ReplayBuffer):

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from evil_moe.report import compare, plots
+from evil_moe.report import compare, plots, scatter
 from evil_moe.report.compare import RATES, REFERENCE_ARM
 from evil_moe.report.load import Evaluation, Run, load_run
 from evil_moe.report.markdown import table
@@ -88,7 +88,7 @@ def _comparison(runs: Sequence[Run], out: Path, reference: str) -> list[str]:
         "",
         *compare.arm_table(runs),
         "",
-        *_image(plots.arms(runs), "Hack against solve, held out", "arms", out),
+        *_image(scatter.arms(runs), "Hack against solve, held out", "arms", out),
         *compare.cost_table(runs),
         "",
     ]

@@ -21,7 +21,8 @@ from evil_moe.report.compare import (
     unlike,
 )
 from evil_moe.report.compare import test_table as compare_table
-from evil_moe.report.plots import ARM_STYLES, arms
+from evil_moe.report.plots import ARM_STYLES
+from evil_moe.report.scatter import arms
 from tests.evil_moe.test_report import OFF, ON, jsonl, make_run
 
 ROOT = Path(__file__).parents[2]
