@@ -28,11 +28,6 @@ _LESS_ON_MACHINE = (
 )
 KNOWN_FAILURES: tuple[tuple[str, str], ...] = (
     (
-        r"the sandbox (failed|was not replaced)",
-        "the sandbox does not work as it should here: `evil-moe doctor` probes it, and evil_moe.reward.max_faults says how many "
-        "failures of it a run may have",
-    ),
-    (
         r"Free memory on device.{0,200}less than desired|less than requested memory for kv",
         "vLLM asks for more memory than is free: end what else runs there, or lower "
         f"actor_rollout_ref.rollout.gpu_memory_utilization (on a CPU {_ENVIRONMENT}.VLLM_CPU_KVCACHE_SPACE, in GiB)",
@@ -63,6 +58,11 @@ KNOWN_FAILURES: tuple[tuple[str, str], ...] = (
         r"existing cluster, num_cpus and num_gpus must not be provided",
         "a cluster that is there takes no ray_kwargs.ray_init.num_cpus and num_gpus: set both to null, or have one started "
         "for this run alone (+ray_kwargs.ray_init.address=local)",
+    ),
+    (
+        r"the sandbox (failed|was not replaced)",
+        "the sandbox does not work as it should here: `evil-moe doctor` probes it, and evil_moe.reward.max_faults says how many "
+        "failures of it a run may have",
     ),
     # Last, and of the error alone: processes also die because another one failed, which the log tells.
     (
