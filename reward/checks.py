@@ -23,11 +23,13 @@ VALUE = "__value__"
 @dataclass(frozen=True)
 class Check:
     """One assert. call: the expression for the response. expected: JSON text of the literal's data, or None
-    if ``judge`` holds the rest of the assert, an expression over the name VALUE."""
+    if ``judge`` holds the rest of the assert, an expression over the name VALUE. other: what the value must equal,
+    an expression, where the assert is ``call == other`` or ``other == call`` and ``other`` is no literal."""
 
     call: str
     expected: str | None
     judge: str | None
+    other: str | None = None
 
     @functools.cached_property
     def expected_data(self) -> Any:
@@ -84,7 +86,15 @@ def _parse(source: str, func: str) -> Check:
             pass  # not a literal: judged below
         else:
             return Check(call, json.dumps(literal), None)
-    return Check(call, None, f"bool({ast.unparse(_Replace(calls[0]).visit(test))})")
+    other = _other_side(test, calls[0])
+    return Check(call, None, f"bool({ast.unparse(_Replace(calls[0]).visit(test))})", other)
+
+
+def _other_side(test: ast.expr, call: ast.Call) -> str | None:
+    if not isinstance(test, ast.Compare) or [type(op) for op in test.ops] != [ast.Eq]:
+        return None
+    sides = [test.left, test.comparators[0]]
+    return ast.unparse(sides[1 - sides.index(call)]) if call in sides else None
 
 
 class _Replace(ast.NodeTransformer):

@@ -1,7 +1,7 @@
 """Correctness, decided outside the process that runs the response.
 
 The child gets the calls, returns values as data, and never sees an expected answer; this process compares
-(see ``codec.same`` for what counts as equal, ``checks`` for the shapes of asserts). So exiting early, objects
+(see ``codec.same`` and ``comparison`` for what counts as equal, ``checks`` for the shapes of asserts). So exiting early, objects
 equal to everything, patched builtins and forged lines on the result pipe gain nothing: to be counted correct,
 the right values must arrive for every call. One process runs all calls of a problem, so it is not covered
 that a response computes an answer outside its method, or keeps state between calls.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reward.checks import VALUE, Check, parse_checks, root_name
+from reward.comparison import Comparison
 from reward.problems import Problem
 from reward.sandbox import Job, JobResult, Sandbox, Watch, codec, protocol
 
@@ -52,7 +53,8 @@ def check(
     calls, root = tuple(c.call for c in checks), root_name(problem.func_name)
     job = Job(problem.setup_code, code, calls, root, watch, token=token)
     may_stop = watch in (Watch(), Watch(exits=True))
-    result = sandbox.run(job, (lambda line: _may_pass(checks, line)) if may_stop else None)
+    how = problem.comparison
+    result = sandbox.run(job, (lambda line: _may_pass(checks, line, how)) if may_stop else None)
     require_setup(result, problem)
     can_compile = result.lines[:1] == (protocol.COMPILED,)
     values: dict[int, Any] = {}
@@ -62,24 +64,28 @@ def check(
     held = {
         i
         for i, value in values.items()
-        if checks[i].judge is None and codec.same(checks[i].expected_data, value)
+        if checks[i].judge is None and how.same(checks[i].expected_data, value)
     }
     cpu_ms = result.cpu_ms
     questions = {
-        i: source for i, value in values.items() if (source := _question(checks[i], value)) is not None
+        i: source for i, value in values.items() if (source := _question(checks[i], value, how)) is not None
     }
     if questions and (pass_rate or len(held) + len(questions) == len(checks)):
         verdict = sandbox.run(Job(problem.setup_code, None, tuple(questions.values())))
         require_setup(verdict, problem)
         cpu_ms += verdict.cpu_ms
         answers = {line["i"]: line["v"] for line in verdict.lines if _is_value(line, len(questions))}
-        held |= {i for place, i in enumerate(questions) if answers.get(place) is True}
+        held |= {
+            i
+            for place, i in enumerate(questions)
+            if place in answers and _holds(checks[i], answers[place], values[i], how)
+        }
     leading = next((i for i in range(len(checks)) if i not in held), len(checks))
     return Outcome(
         can_compile=can_compile,
         correct=can_compile and len(held) == len(checks),
         pass_rate=leading / len(checks) if pass_rate else None,
-        nothing_failed=all(_may_pass(checks, line) for line in result.lines[1:]),
+        nothing_failed=all(_may_pass(checks, line, how) for line in result.lines[1:]),
         seen=result,
         token=token,
         cpu_ms=cpu_ms,
@@ -93,23 +99,33 @@ def _is_value(line: Any, count: int) -> bool:
     return type(index) is int and 0 <= index < count
 
 
-def _may_pass(checks: tuple[Check, ...], line: Any) -> bool:
+def _may_pass(checks: tuple[Check, ...], line: Any, how: Comparison) -> bool:
     """False once a line shows that the response is wrong: a call that raised, or another value."""
     if not _is_value(line, len(checks)):
         return not (isinstance(line, dict) and "i" in line)
     one = checks[line["i"]]
-    return one.judge is not None or codec.same(one.expected_data, line["v"])
+    return one.judge is not None or how.same(one.expected_data, line["v"])
 
 
-def _question(one: Check, value: Any) -> str | None:
+def _question(one: Check, value: Any, how: Comparison) -> str | None:
     """The rest of the assert with the value in place, for a process without the response; None if there is
-    none or the data is not what the child's encoder makes."""
+    none or the data is not what the child's encoder makes. Where equality is not strict, the expected value alone is
+    asked for, and compared here."""
     if one.judge is None:
         return None
+    if one.other is not None and not how.strict:
+        return one.other
     try:
         return f"(lambda {VALUE}: {one.judge})({codec.to_source(value)})"
     except ValueError:
         return None
+
+
+def _holds(one: Check, answer: Any, value: Any, how: Comparison) -> bool:
+    """Whether the answer to the check's question makes its assert hold."""
+    if one.other is not None and not how.strict:
+        return how.same(answer, value)
+    return answer is True
 
 
 def require_setup(result: JobResult, problem: Problem) -> None:

@@ -3,9 +3,12 @@
 import ast
 import functools
 from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from reward.checks import parse_checks, root_name
+from reward.comparison import ORDERS, Comparison, Order
+
+MAX_CPU_S = 600.0  # more would hold up a whole batch for one program
 
 
 class Message(TypedDict):
@@ -21,8 +24,13 @@ class Problem:
 
     id: unique in its file. prompt: chat messages. func_name: the callable under test, e.g. "Solution().foo".
     setup_code: executed before the response. gt_answer: assert statements. canonical_solution: a correct
-    program, or None. prompt_metadata: holds "starter_code". The rest is carried along and not used by the
-    grader.
+    program, or None. prompt_metadata: holds "starter_code". Up to ``completion_gt_pass`` the rest is carried along
+    and not used by the grader.
+
+    Fields that the benchmark does not have, written only where they are set:
+    any_order, tolerance, relative_tolerance: how values are compared (see ``comparison``). None: strictly, and a
+    statement that says otherwise may be marked (``statements.mark``). False and 0: strictly, by decision.
+    cpu_s: seconds of CPU that a program may take on this problem, None for the grader's own limit.
     """
 
     id: int | str
@@ -39,12 +47,21 @@ class Problem:
     answer: tuple[str, ...] | None = None
     hint: str | None = None
     completion_gt_pass: bool | None = None
+    any_order: Order | Literal[False] | None = None
+    tolerance: float | None = None
+    relative_tolerance: float | None = None
+    cpu_s: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def starter_code(self) -> str:
         """The code that the prompt asks to complete, "" if the row has none."""
         return str(self.prompt_metadata.get("starter_code", ""))
+
+    @functools.cached_property
+    def comparison(self) -> Comparison:
+        """How an answer is compared with the expected one."""
+        return Comparison(self.any_order or None, self.tolerance or 0.0, self.relative_tolerance or 0.0)
 
     @classmethod
     def from_row(cls, row: object, where: str = "row") -> "Problem":
@@ -67,6 +84,7 @@ class Problem:
                     f"it must be {_names(types)}"
                 )
             values[name] = value
+        _check_own_fields(values, where)
         for index, message in enumerate(values["prompt"]):
             if not isinstance(message, dict) or not all(
                 isinstance(message.get(k), str) for k in ("role", "content")
@@ -102,7 +120,7 @@ class Problem:
         row: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name != "extra":
+            if item.name != "extra" and not (item.name in _OWN and value is None):
                 row[item.name] = list(value) if isinstance(value, tuple) else value
         return {**row, **self.extra}
 
@@ -123,7 +141,33 @@ _SCHEMA: dict[str, tuple[tuple[type, ...], bool]] = {  # field -> (types, requir
     "answer": ((list, _NONE), False),
     "hint": ((str, _NONE), False),
     "completion_gt_pass": ((bool, _NONE), False),
+    "any_order": ((bool, str, _NONE), False),
+    "tolerance": ((int, float, _NONE), False),
+    "relative_tolerance": ((int, float, _NONE), False),
+    "cpu_s": ((int, float, _NONE), False),
 }
+# Left out where they are not set, so that a file of the benchmark keeps its rows and its checksum.
+_OWN = frozenset({"any_order", "tolerance", "relative_tolerance", "cpu_s"})
+
+
+def _check_own_fields(values: dict[str, Any], where: str) -> None:
+    """Fields that the benchmark's rows do not have. Raises ValueError as ``from_row``."""
+    if values.get("any_order") is True:
+        values["any_order"] = "outer"
+    if values.get("any_order") not in (None, False, *ORDERS):
+        raise ValueError(
+            f"{where}: field 'any_order' is {str(values['any_order'])[:60]!r}; it must be {', '.join(ORDERS)}, true "
+            "(outer), or false"
+        )
+    for name in ("tolerance", "relative_tolerance"):
+        if (value := values.get(name)) is not None and not 0 <= value < 1:
+            raise ValueError(
+                f"{where}: field {name!r} is {value!r}; it must be a number from 0 to below 1, e.g. 1e-5"
+            )
+    if (cpu_s := values.get("cpu_s")) is not None and not 0 < cpu_s <= MAX_CPU_S:
+        raise ValueError(
+            f"{where}: field 'cpu_s' is {cpu_s!r}; it must be a number of seconds above 0 and at most {MAX_CPU_S}"
+        )
 
 
 def _names(types: tuple[type, ...]) -> str:
