@@ -19,6 +19,7 @@ from reward.problems.filters import (
     prompt_characters,
     without_repeats,
 )
+from reward.problems.marks import comparison_lines, mark
 from reward.problems.sources import load_source
 from reward.problems.splits import MANIFEST, split_problems, write_splits
 
@@ -86,6 +87,9 @@ def prepare_set(args: argparse.Namespace) -> int:
     source = load_source(args.source, args.count, args.split_seed)
     problems, dropped = source.problems, list(source.dropped)
     print(f"{source.name}: {len(problems)} problems")
+    problems = [mark(problem) for problem in problems]
+    for line in comparison_lines(problems):
+        print(line)
     for name, rule in _filters(args):
         found = rule(problems)
         problems = found.kept

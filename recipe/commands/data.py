@@ -20,6 +20,7 @@ from recipe.prepare import (
 from recipe.run_folder import check_run_folder
 from reward.loopholes import get_loophole, mixed
 from reward.problems import Problem, checksum, load_problems
+from reward.problems.marks import comparison_lines
 from reward.problems.splits import check_manifest
 
 SHOWN_FAILURES = 20
@@ -87,6 +88,8 @@ def check(file: Path, loophole: str, workers: int) -> int:
         print(line)
     if len(failures) > SHOWN_FAILURES:
         print(f"... and {len(failures) - SHOWN_FAILURES} more")
+    for line in comparison_lines(problems):
+        print(line)
     without = len(problems) - len(solved)
     slowest = max((verdict.cpu_ms for verdict in verdicts), default=0.0) / 1e3
     print(

@@ -29,7 +29,7 @@ class Problem:
 
     Fields that the benchmark does not have, written only where they are set:
     any_order, tolerance, relative_tolerance: how values are compared (see ``comparison``). None: strictly, and a
-    statement that says otherwise may be marked (``statements.mark``). False and 0: strictly, by decision.
+    statement that says otherwise may be marked (``marks.mark``). False and 0: strictly, by decision.
     cpu_s: seconds of CPU that a program may take on this problem, None for the grader's own limit.
     """
 

@@ -135,3 +135,30 @@ def test_what_cannot_be_prepared_is_one_line_and_leaves_nothing(
     err = capsys.readouterr().err
     assert err.startswith("evil-moe: error: ") and message in err and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare_marks_comparisons_and_check_shows_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A solution that returns another order than the asserts is right once the statement is read."""
+    turned = "class Solution:\n    def pair(self, x):\n        return [2, 1]\n"
+    prompt = [{"role": "user", "content": "Write pair, and should pass all tests."}]
+    texts = {
+        "free": "You may return the answer in any order.",
+        "one": "If there are several answers, return any of them.",
+    }
+    row = {"prompt": prompt, "func_name": "Solution().pair", "setup_code": "", "canonical_solution": turned}
+    row["gt_answer"] = ["assert Solution().pair(x = 1) == [1, 2]"]
+    rows = [{"id": name, "question": text, **row} for name, text in texts.items()]
+    write_problems(tmp_path / "p.jsonl", [Problem.from_row(one) for one in rows])
+    assert cli.main(["data", "check", str(tmp_path / "p.jsonl"), "--workers", "1"]) == 1
+    said = capsys.readouterr().out
+    assert "compared strictly, though" in said and "problem free: the canonical solution" in said
+    out = tmp_path / "set"
+    argv = ["data", "prepare", "--from", str(tmp_path / "p.jsonl"), "--out", str(out), "--workers", "1"]
+    assert cli.main([*argv, "--fractions", "1", "0", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "1 problem compared in any order (outer): free" in said
+    assert "the asserts take one answer only: one" in said and "keeps 1, drops 1" in said
+    [kept] = load_problems(out / "train.jsonl.gz")
+    assert (kept.id, kept.any_order) == ("free", "outer")
+    assert cli.main(["data", "check", str(out / "train.jsonl.gz"), "--workers", "1"]) == 0
+    assert "1 problem compared in any order (outer): free" in capsys.readouterr().out
