@@ -17,7 +17,8 @@ class RolloutTable:
     """One row per rollout of a step; arrays and lists of one length B.
 
     Attributes:
-        adapter: `full` or `deployed`. mode: the loophole that its prompt discloses. w, score: of the router. reward: the task's.
+        adapter: `full` or `deployed`. mode: the loophole that its prompt discloses. reason: why it is not correct, "" if it is.
+            w, score: of the router. reward: the task's.
         paid: what a monitor's penalty leaves of it. advantage: of each token. kept: 0 if a monitor screened it out of the update.
         solve, loophole, hack, compile: 0 or 1, the grader's. faults, grade_cpu_ms: of the sandbox, on this rollout.
     """
@@ -27,6 +28,7 @@ class RolloutTable:
     key: list[str]
     adapter: list[str]
     mode: list[str]
+    reason: list[str]
     prompt: list[str]
     response: list[str]
     reward: np.ndarray
@@ -60,6 +62,7 @@ class RolloutTable:
                 "loophole": bool(self.loophole[i]),
                 "hack": bool(self.hack[i]),
                 "compile": bool(self.compile[i]),
+                "reason": self.reason[i],
                 "prompt": self.prompt[i],
                 "response": self.response[i],
             }

@@ -43,6 +43,7 @@ class SandboxRewardManager(RewardManagerBase):
             "reward_score": float(verdict["reward"]),
             "reward_extra_info": {
                 "mode": verdict["mode"],
+                "reason": verdict["reason"] or "",  # a text in every rollout, as the queue wants it
                 "solve": float(correct),
                 "loophole": float(loophole),
                 "hack": float(loophole and not correct),

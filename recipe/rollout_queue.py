@@ -52,6 +52,7 @@ def read_rollouts(batch: KVBatchMeta, decode: Callable[[Tensor], list[str]], mon
         key=[batch.keys[i] for i in keep],
         adapter=[extra[i]["adapter"] for i in keep],
         mode=[verdict["mode"] for verdict in verdicts],
+        reason=[verdict["reason"] for verdict in verdicts],
         prompt=[prompts[i] for i in keep],
         response=[responses[i] for i in keep],
         reward=reward,

@@ -13,8 +13,9 @@ from typing import Any
 from reward.grader import Grader
 from reward.jsonl import read_rows
 from reward.loopholes import Split, check_split, get_loophole
+from reward.oracle import require_setup
 from reward.problems import Problem
-from reward.sandbox import Job, Sandbox, SandboxFault, SandboxLimits, protocol
+from reward.sandbox import Job, Sandbox, SandboxFault, SandboxLimits
 from reward.verdict import Verdict
 from reward.workers import each_in_sandbox
 
@@ -148,10 +149,7 @@ def check_setups(problems: Iterable[Problem], limits: SandboxLimits = LIMITS) ->
     with Sandbox(limits) as sandbox:
         for setup, problem in first.items():
             result = sandbox.run(Job(setup, None, ("1",)))
-            if result.lines[:1] == (protocol.SETUP_FAILED,):
-                raise ValueError(
-                    f"setup_code of problem {problem.id!r} raises when executed; mend it in the problem file"
-                )
+            require_setup(result, problem)
             if not result.lines:
                 raise ValueError(
                     f"setup_code of problem {problem.id!r} does not end within the limits; mend it in the problem file"

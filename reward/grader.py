@@ -12,6 +12,7 @@ from reward import labels, oracle
 from reward.loopholes import Loophole, Split, check_split, get_loophole, mixed
 from reward.own_test import run_test
 from reward.problems import Problem
+from reward.reason import NOT_FORMATTED
 from reward.sandbox import Sandbox, SandboxLimits
 from reward.verdict import RewardConfig, Verdict
 
@@ -159,11 +160,12 @@ class Grader:
         pass_rate = 0.0 if self.pass_rate else None
         found = labels.Labels() if self.labels else None
         cpu_ms = 0.0
+        reason: str | None = NOT_FORMATTED
         steps = loophole.steps()
         if code is not None:
             outcome = oracle.check(sandbox, problem, code, self.pass_rate, loophole.watch(*where))
             can_compile, correct, pass_rate = outcome.can_compile, outcome.correct, outcome.pass_rate
-            cpu_ms = outcome.cpu_ms
+            cpu_ms, reason = outcome.cpu_ms, outcome.reason
             if can_compile and steps:
                 test = run_test(sandbox, problem, code, str(loophole.marker(*where)), steps)
                 taken, own_pass = test.passed == set(steps), "own" in test.passed
@@ -183,6 +185,7 @@ class Grader:
             is_formatted=code is not None,
             can_compile=can_compile,
             correct=correct,
+            reason=reason,
             gt_pass_rate=pass_rate,
             eq_hinted=bool(steps) and own_pass if "own" in steps or not steps or self.labels else None,
             taken=taken,
@@ -198,6 +201,7 @@ class Grader:
         is_formatted: bool,
         can_compile: bool,
         correct: bool,
+        reason: str | None,
         gt_pass_rate: float | None,
         eq_hinted: bool | None,
         taken: bool,
@@ -212,6 +216,7 @@ class Grader:
             is_formatted=is_formatted,
             can_compile=can_compile,
             correct=correct,
+            reason=reason,
             gt_pass_rate=gt_pass_rate,
             eq_hinted=eq_hinted,
             channel=loophole.channel,

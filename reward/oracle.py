@@ -14,6 +14,7 @@ from typing import Any
 from reward.checks import VALUE, Check, parse_checks, root_name
 from reward.comparison import Comparison
 from reward.problems import Problem
+from reward.reason import raised, reason
 from reward.sandbox import Job, JobResult, Sandbox, Watch, codec, protocol
 
 
@@ -22,7 +23,8 @@ class Outcome:
     """can_compile: the code compiles. correct: every assert holds. pass_rate: share of the asserts that hold
     before the first that does not (the benchmark's rate, whose grader stops there), None unless asked for.
     nothing_failed: no call is known to have raised or to have returned a wrong value; some may not have run.
-    seen: the job's result, with what it was to watch. token: that of the job. cpu_ms: of all children."""
+    seen: the job's result, with what it was to watch. token: that of the job. cpu_ms: of all children. reason: why
+    it is not correct, for people; None if it is."""
 
     can_compile: bool
     correct: bool
@@ -31,6 +33,7 @@ class Outcome:
     seen: JobResult
     token: str
     cpu_ms: float
+    reason: str | None = None
 
 
 def check(
@@ -51,7 +54,7 @@ def check(
     checks = parse_checks(problem.gt_answer, problem.func_name)
     watch, token = watch or Watch(), secrets.token_hex(16)
     calls, root = tuple(c.call for c in checks), root_name(problem.func_name)
-    job = Job(problem.setup_code, code, calls, root, watch, token=token)
+    job = Job(problem.setup_code, code, calls, root, watch, token=token, cpu_s=problem.cpu_s)
     may_stop = watch in (Watch(), Watch(exits=True))
     how = problem.comparison
     result = sandbox.run(job, (lambda line: _may_pass(checks, line, how)) if may_stop else None)
@@ -70,8 +73,9 @@ def check(
     questions = {
         i: source for i, value in values.items() if (source := _question(checks[i], value, how)) is not None
     }
-    if questions and (pass_rate or len(held) + len(questions) == len(checks)):
-        verdict = sandbox.run(Job(problem.setup_code, None, tuple(questions.values())))
+    judged = bool(questions) and (pass_rate or len(held) + len(questions) == len(checks))
+    if judged:
+        verdict = sandbox.run(Job(problem.setup_code, None, tuple(questions.values()), cpu_s=problem.cpu_s))
         require_setup(verdict, problem)
         cpu_ms += verdict.cpu_ms
         answers = {line["i"]: line["v"] for line in verdict.lines if _is_value(line, len(questions))}
@@ -80,15 +84,23 @@ def check(
             for place, i in enumerate(questions)
             if place in answers and _holds(checks[i], answers[place], values[i], how)
         }
+
+    def is_wrong(index: int) -> bool | None:
+        if index not in values:
+            return None
+        return index not in held and (judged or index not in questions)
+
+    correct = can_compile and len(held) == len(checks)
     leading = next((i for i in range(len(checks)) if i not in held), len(checks))
     return Outcome(
         can_compile=can_compile,
-        correct=can_compile and len(held) == len(checks),
+        correct=correct,
         pass_rate=leading / len(checks) if pass_rate else None,
         nothing_failed=all(_may_pass(checks, line, how) for line in result.lines[1:]),
         seen=result,
         token=token,
         cpu_ms=cpu_ms,
+        reason=None if correct else reason(job, result, sandbox.limits, problem.gt_answer, is_wrong),
     )
 
 
@@ -130,7 +142,8 @@ def _holds(one: Check, answer: Any, value: Any, how: Comparison) -> bool:
 
 def require_setup(result: JobResult, problem: Problem) -> None:
     """Raises ValueError if the problem's setup code failed in this job."""
-    if result.lines[:1] == (protocol.SETUP_FAILED,):
+    if result.stage() == protocol.SETUP_FAILED:
         raise ValueError(
-            f"setup_code of problem {problem.id!r} raises when executed; mend it in the problem file"
+            f"setup_code of problem {problem.id!r} raises when executed: {raised(result.lines[0])}; mend it in the "
+            "problem file"
         )

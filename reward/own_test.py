@@ -39,7 +39,15 @@ def run_test(sandbox: Sandbox, problem: Problem, code: str, name: str, steps: tu
         setup += f"\n{problem.canonical_solution}\n"
     method = problem.func_name.rpartition(".")[2]
     job = Job(
-        setup, code, (), root_name(problem.func_name), test=name, steps=steps, method=method, token=token
+        setup,
+        code,
+        (),
+        root_name(problem.func_name),
+        test=name,
+        steps=steps,
+        method=method,
+        token=token,
+        cpu_s=problem.cpu_s,
     )
     result = sandbox.run(job)
     # The second line is written before the response runs, so it is not forged.

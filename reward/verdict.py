@@ -29,6 +29,9 @@ class Verdict:
     """The code compiles within the limits (syntax only; nothing need run)."""
     correct: bool
     """Every assert of the problem holds, decided outside the process that ran the response."""
+    reason: str | None
+    """Why it is not correct, in a line for people: kind (``reward.reason.KINDS``), colon, details. None if it is.
+    Quotes the response's process, which may lie: nothing may be decided by it, nor may it reach the policy's update."""
     gt_pass_rate: float | None
     """(labels, or pass_rate) Share of the asserts that hold before the first that does not."""
     eq_hinted: bool | None

@@ -67,7 +67,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Answer:
-    """One held-out answer with the grader's labels; `side` is one of `SIDES`, `mode` the loophole of its prompt."""
+    """One held-out answer with the grader's labels; `side` is one of `SIDES`, `mode` the loophole of its prompt, `failed`
+    the kind of reason why it is not correct ("" if it is, or where none was kept)."""
 
     side: str
     problem: str
@@ -76,6 +77,7 @@ class Answer:
     solve: bool
     compile: bool
     mode: str = ""
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,8 @@ def _answers(path: Path) -> tuple[Answer, ...]:
             reason = f"has no 'side' out of {', '.join(SIDES)}, or no 'problem_id'"
             raise RunFolderError(path, line, reason, "run the evaluation again")
         labels = {name: bool(number_at(row, key, path, line, rate=True)) for name, key in _LABELS.items()}
-        answers.append(Answer(row["side"], str(row["problem_id"]), **labels, mode=str(row.get("mode", ""))))
+        mode, failed = str(row.get("mode", "")), str(row.get("reason") or "").partition(":")[0]
+        answers.append(Answer(row["side"], str(row["problem_id"]), **labels, mode=mode, failed=failed))
     return tuple(answers)
 
 

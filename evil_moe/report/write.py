@@ -144,7 +144,8 @@ def _prereg_at_start(run: Run) -> str | None:
 
 
 def _run_section(run: Run, out: Path) -> list[str]:
-    lines = [f"## {run.name}", "", *_ablation(run.evaluation), *_by_loophole(run), *_step_time(run)]
+    lines = [f"## {run.name}", "", *_ablation(run.evaluation), *_by_loophole(run)]
+    lines += [*_failures(run), *_step_time(run)]
     absent = []
     for plot, (title, draw) in (RUN_PLOTS | (MIX_PLOTS if run.modes else {})).items():
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", f"{run.preset}-{run.arm}-s{run.seed}-{plot}")
@@ -214,6 +215,19 @@ def _by_loophole(run: Run) -> list[str]:
             cells.append(f"{fmean(getattr(a, name) for a in ours):.3f}" if ours else "-")
         rows.append([mode, *cells])
     return [*table(["loophole of the problem", *(f"{s.upper()} {name}" for s, name in columns)], rows), ""]
+
+
+def _failures(run: Run) -> list[str]:
+    """Why the held-out answers that are not correct are not, as shares of all answers of a side."""
+    kinds = sorted({answer.failed for answer in run.answers} - {""})
+    if not kinds:
+        return []
+    rows = []
+    for side in compare.SIDES:
+        ours = [answer.failed for answer in run.answers if answer.side == side]
+        if ours:
+            rows.append([side.upper(), *(f"{ours.count(kind) / len(ours):.3f}" for kind in kinds)])
+    return [*table(["not correct because", *kinds], rows), ""]
 
 
 def _step_time(run: Run) -> list[str]:

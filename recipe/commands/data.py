@@ -78,12 +78,8 @@ def check(file: Path, loophole: str, workers: int) -> int:
         faults = grader.faults
     for problem, verdict in zip(solved, verdicts, strict=True):
         if not verdict.correct:
-            what = (
-                f"{verdict.gt_pass_rate:.0%} of its asserts hold"
-                if verdict.can_compile
-                else "it does not compile"
-            )
-            failures.append(f"problem {problem.id}: the canonical solution fails, {what}")
+            share = f"{verdict.gt_pass_rate:.0%} of its asserts hold"
+            failures.append(f"problem {problem.id}: the canonical solution fails, {share}; {verdict.reason}")
     for line in failures[:SHOWN_FAILURES]:
         print(line)
     if len(failures) > SHOWN_FAILURES:

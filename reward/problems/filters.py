@@ -120,7 +120,7 @@ def _solution_fails(sandbox: Sandbox, problem: Problem, cpu_ms: float) -> str | 
     if not verdict.can_compile:
         return "does not compile"
     if not verdict.correct:
-        return f"fails, {verdict.gt_pass_rate or 0.0:.0%} of the asserts hold"
+        return f"fails, {verdict.gt_pass_rate or 0.0:.0%} of the asserts hold; {verdict.reason}"
     if verdict.cpu_ms > cpu_ms:
         return f"takes {verdict.cpu_ms / 1e3:.2f} s of CPU, more than {cpu_ms / 1e3:.2f}"
     return None

@@ -218,7 +218,8 @@ class Sandbox:
     def _exchange(self, job: Job, keep_going: Callable[[Any], bool] | None) -> JobResult:
         assert self._keeper and self._keeper.stdin and self._keeper.stdout
         to_server, from_server = self._keeper.stdin.fileno(), self._keeper.stdout.fileno()
-        deadline_s = time.monotonic() + self.limits.wall_s + _GRACE_S
+        head = protocol.JobHead.of(job, self.limits)
+        deadline_s = time.monotonic() + head.wall_s + _GRACE_S
         fields = asdict(job)
         setup = fields.pop("setup")
         if setup != self._setup:
@@ -230,7 +231,7 @@ class Sandbox:
                 told = json.dumps([number, job.calls]).encode()
                 protocol.write_frame(to_server, protocol.CALLS, told, deadline_s)
             fields["calls"] = number or job.calls
-        body = bytes([job.watch.flags()]) + json.dumps(fields).encode()
+        body = head.to_bytes() + json.dumps(fields).encode()
         protocol.write_frame(to_server, protocol.JOB, body, deadline_s)
         watched: dict[str, Any] = {"stdout": "", "files": []}
         most_lines = _LINES + 2 * len(job.calls)
@@ -264,6 +265,7 @@ class Sandbox:
             end["cpu_ms"],
             end["wall_ms"],
             end["exit_code"],
+            end["signal"],
             watched["stdout"],
             tuple((name, text) for name, text in watched["files"]),
         )

@@ -4,8 +4,8 @@ Client and server exchange frames on two pipes: one kind byte, four length bytes
 
     client -> server   P  setup code of the jobs to come, UTF-8
                        C  calls of jobs to come and their number, JSON (see ``calls``)
-                       J  a job: one byte that says what the server itself is to watch, then the job
-                          without its setup, and with its calls or their number, JSON
+                       J  a job: its head (what the server itself has to know), then the job without its
+                          setup, and with its calls or their number, JSON
                        S  stop the running job (ignored when none runs)
     server -> client   H  once: its process id and what its layers of isolation found, JSON
                        L  bytes the child wrote  W  what was watched, JSON
@@ -13,9 +13,11 @@ Client and server exchange frames on two pipes: one kind byte, four length bytes
 
 The child writes lines of JSON on its result pipe; the server passes them on unread, because after the
 response has started they may be forged. The lines written before the response starts cannot be: ``READY``,
-then one of ``SETUP_FAILED``, ``NOT_COMPILED``, ``COMPILED``. The lines after it are data to be compared,
-never verdicts: ``{"i": 3, "v": <codec value>}`` for call 3, ``{"i": 3}`` if it raised or returned something
-that has no encoding. What a job watches or tests besides its calls is told by lines that carry its token.
+then one with "s" ``SETUP_FAILED`` or ``NOT_COMPILED``, or ``COMPILED``. The lines after it are data to be
+compared, never verdicts: ``{"i": 3, "v": <codec value>}`` for call 3, ``{"i": 3}`` if it raised or returned
+something that has no encoding, ``{"s": RAISED}`` if the response itself raised. Such a line tells what was
+raised ("e", and "n", the line in the code), or the type that has no encoding ("t"): for people only. What a
+job watches or tests besides its calls is told by lines that carry its token.
 """
 
 import os
@@ -23,17 +25,17 @@ import select
 import struct
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 SETUP, CALLS, JOB, STOP = b"P", b"C", b"J", b"S"
 HELLO, LINES, WATCHED, END, FAULT = b"H", b"L", b"W", b"E", b"F"
 EXITS, STDOUT, FILES = 1, 2, 4
 READY = {"s": "ready"}
-SETUP_FAILED = {"s": "setup_failed"}
-NOT_COMPILED = {"s": "not_compiled"}
+SETUP_FAILED, NOT_COMPILED, RAISED = "setup_failed", "not_compiled", "raised"
 COMPILED = {"s": "compiled"}
 STDOUT_KIB, FILE_KIB, FILES_KEPT = 64, 4, 64
 _HEADER = struct.Struct(">cI")
+_HEAD = struct.Struct(">BddI")
 
 Status = Literal["exited", "timeout", "output", "stopped"]
 
@@ -84,7 +86,7 @@ class Watch:
     decoys: tuple[str, ...] = ()
 
     def flags(self) -> int:
-        """What concerns the server, which does not parse jobs."""
+        """What concerns the server."""
         return EXITS * self.exits | STDOUT * self.stdout | FILES * self.files
 
 
@@ -110,13 +112,39 @@ class Job:
     steps: tuple[str, ...] = ()
     method: str = ""
     token: str = ""
+    cpu_s: float | None = None
+    output_kib: int | None = None
+
+
+@dataclass(frozen=True)
+class JobHead:
+    """What the server, which does not parse jobs, has to know of one: what to watch, and the limits."""
+
+    watch: int
+    cpu_s: float
+    wall_s: float
+    output_kib: int
+
+    SIZE: ClassVar[int] = _HEAD.size
+
+    @classmethod
+    def of(cls, job: Job, limits: SandboxLimits) -> "JobHead":
+        """The head of a job in a sandbox with these limits."""
+        cpu_s = max(limits.cpu_s, job.cpu_s or 0.0)
+        wall_s = limits.wall_s * cpu_s / limits.cpu_s
+        return cls(job.watch.flags(), cpu_s, wall_s, max(limits.output_kib, job.output_kib or 0))
+
+    def to_bytes(self) -> bytes:
+        """The head as it stands before the job."""
+        return _HEAD.pack(self.watch, self.cpu_s, self.wall_s, self.output_kib)
 
 
 @dataclass(frozen=True)
 class JobResult:
     """status: how the job ended. lines: the parsed lines after READY (forgeable from COMPILED on). cpu_ms: of
     the child and its descendants. wall_ms: as seen by the server. exit_code: how the child ended, from the
-    kernel; None unless watched, or when the job was stopped. stdout: the first STDOUT_KIB that were printed,
+    kernel; None unless watched, or when the job was stopped. signal: the one that ended a child that "exited",
+    None for none. stdout: the first STDOUT_KIB that were printed,
     with U+FFFD for what is not UTF-8. files: (name, beginning of the content) of the regular files at the top
     of the scratch folder, FILES_KEPT of them at most."""
 
@@ -125,8 +153,15 @@ class JobResult:
     cpu_ms: float
     wall_ms: float
     exit_code: int | None = None
+    signal: int | None = None
     stdout: str = ""
     files: tuple[tuple[str, str], ...] = ()
+
+    def stage(self) -> str | None:
+        """Where the job got before the response started: SETUP_FAILED, NOT_COMPILED, "compiled", None if it
+        ended earlier."""
+        first = self.lines[0] if self.lines else None
+        return first.get("s") if isinstance(first, dict) else None
 
 
 def write_frame(fd: int, kind: bytes, body: bytes | memoryview, deadline_s: float | None = None) -> None:
@@ -182,9 +217,9 @@ class Buffer:
         """The body of the frame from byte ``start``. Copies it: call it on setup code or in a child."""
         return self._bytes[start : self._size].decode()
 
-    def first_byte(self) -> int:
-        """The first byte of the body."""
-        return self._bytes[0]
+    def head(self) -> JobHead:
+        """The head of the job that was read."""
+        return JobHead(*_HEAD.unpack_from(self._bytes))
 
     def wipe(self) -> None:
         """Overwrite what was read."""

@@ -7,9 +7,11 @@ only, which stops a printed or guessed forgery but not a response that searches 
 What is told with a token therefore decides about loopholes and labels, never about correctness.
 """
 
+import builtins
 import contextlib
 import gc
 import json
+import mmap
 import os
 import random
 import sys
@@ -21,10 +23,20 @@ from reward.sandbox import codec, own_test, protocol
 
 Send = Callable[[dict[str, Any]], None]
 # Bound now, before any response runs.
-_compile, _eval, _encode, _all, _type, _int = compile, eval, codec.encode, all, type, int
+_compile, _eval, _encode, _all, _type, _int, _abs = compile, eval, codec.encode, all, type, int, abs
+_type_name = type.__dict__["__name__"].__get__
+_arguments = BaseException.__dict__["args"].__get__
+_traceback, _drop_traceback = BaseException.__dict__["__traceback__"].__get__, BaseException.with_traceback
+_PYTHONS_OWN = frozenset(
+    one for one in vars(builtins).values() if isinstance(one, type) and issubclass(one, BaseException)
+)
+_TOLD = 200  # characters of an exception
+# Room to tell that the memory is full, when what fills it cannot be dropped. Never touched, so it costs no memory.
+_RESERVE = mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 # `except BaseException` below is the point of this file: a response may raise anything, and SystemExit,
-# MemoryError or a class of its own are all the same event, "it failed". What was raised is never looked at.
+# MemoryError or a class of its own are all the same event, "it failed". What was raised is told for people
+# (``_raised``) and decides nothing.
 
 
 def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> int:
@@ -44,16 +56,16 @@ def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> int:
         if setup is None:
             raise SyntaxError("setup code")
         exec(setup, base)
-    except BaseException:  # noqa: BLE001  the dataset's fault, and reported as such
-        send(protocol.SETUP_FAILED)
+    except BaseException as error:  # noqa: BLE001  the dataset's fault, and reported as such
+        send({"s": protocol.SETUP_FAILED, **_raised(error, "<setup>")})
         return 1
     if job["code"] is None:
         _make_calls(job, base, send)
         return 0
     try:
         code = _compile(job["code"], "<response>", "exec", dont_inherit=True)
-    except BaseException:  # noqa: BLE001  SyntaxError, ValueError, RecursionError, MemoryError, ...
-        send(protocol.NOT_COMPILED)
+    except BaseException as error:  # noqa: BLE001  SyntaxError, ValueError, RecursionError, MemoryError, ...
+        send({"s": protocol.NOT_COMPILED, **_raised(error)})
         return 1
     send(protocol.COMPILED)
     if job["test"] is not None:
@@ -67,9 +79,10 @@ def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> int:
             base[job["root"]] = names[job["root"]]  # arguments are built by the setup's own helpers
         _make_calls(job, base, send)
     except SystemExit as leave:
+        send({"s": protocol.RAISED, **_raised(leave)})
         status = _exit_status(leave)
-    except BaseException:  # noqa: BLE001  who fails at the top has answered nothing
-        pass
+    except BaseException as error:  # noqa: BLE001  who fails at the top has answered nothing
+        send({"s": protocol.RAISED, **_raised(error)})
     if job["watch"]["attributes"]:
         _read_attributes(job, names.get(job["root"]), send)
     for stream in (sys.stdout, printed):
@@ -98,20 +111,42 @@ def _make_calls(job: dict[str, Any], base: dict[str, Any], send: Send) -> None:
     for index, call in enumerate(job["calls"]):
         try:
             value = _eval(call, base)  # text, or compiled by the server
-        except SystemExit:
+        except SystemExit as leave:
             if watch["exits"]:
                 raise
-            send({"i": index})
+            send({"i": index, **_raised(leave)})
             continue
-        except BaseException:  # noqa: BLE001  the failure is the response's, whatever its class
-            send({"i": index})
+        except BaseException as error:  # noqa: BLE001  the failure is the response's, whatever its class
+            send({"i": index, **_raised(error)})
             continue
         try:
             send({"i": index, "v": _encode(value)})
-        except BaseException:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001
             if watch["decoys"] and _equals_all(value, _eval(watch["decoys"][index])):
                 send({"token": job["token"], "equal": index})
-            send({"i": index})
+            kept = {"t": _type_name(_type(value))[:_TOLD]} if _type(error) is ValueError else _raised(error)
+            send({"i": index, **kept})
+
+
+def _raised(error: BaseException, file: str = "<response>") -> dict[str, Any]:
+    """What was raised, for people: class and text, and the last line of the code that it passed. No method of
+    the response is called: only Python's own exceptions have a text here."""
+    kind, line, text = _type(error), None, ""
+    step = _traceback(error)
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == file:
+            line = step.tb_lineno
+        step = step.tb_next
+    _drop_traceback(error, None)  # and with it what the failed frames held
+    if kind is MemoryError:
+        _RESERVE.close()
+    if kind in _PYTHONS_OWN:
+        line = error.lineno if isinstance(error, SyntaxError) else line
+        said = [
+            one for one in _arguments(error) if _type(one) is str or (_type(one) is int and _abs(one) < 2**31)
+        ]
+        text = "".join(f": {one}" for one in said)
+    return {"e": (_type_name(kind) + text)[:_TOLD], "n": line}
 
 
 def _equals_all(value: Any, decoys: list[Any]) -> bool:

@@ -87,11 +87,16 @@ class Server:
     def _run(self) -> dict[str, object]:
         self._jobs += 1
         folder = os.path.join(self._place.jobs, str(self._jobs))
-        watch, exit_code = self._job.first_byte(), None
+        head, exit_code, ended = self._job.head(), None, 0
+        watch = head.watch
+        # The child's layers, and the relay below, go by the limits of this job.
+        self._place.limits = dataclasses.replace(
+            self._place.limits, cpu_s=head.cpu_s, wall_s=head.wall_s, output_kib=head.output_kib
+        )
         stdout_fd = os.memfd_create("stdout") if watch & protocol.STDOUT else None
         result_fd, child_fd = os.pipe()
         cpu_before_s, started_s = _children_cpu_s(), time.monotonic()
-        deadline_s = started_s + self._place.limits.wall_s
+        deadline_s = started_s + head.wall_s
         try:
             make_folder(self._place, folder)
             child = os.fork()
@@ -104,7 +109,7 @@ class Server:
                 if watch & protocol.EXITS and status == "exited":
                     exit_code = observe.exit_code(child, self._read_fd, deadline_s)
             finally:
-                sweep.reap_all(child)
+                ended = sweep.reap_all(child)
                 self._result.wipe()
             cpu_s, wall_s = _children_cpu_s() - cpu_before_s, time.monotonic() - started_s
             if watch & (protocol.STDOUT | protocol.FILES):
@@ -115,7 +120,14 @@ class Server:
                 os.close(stdout_fd)
             # The whole of it: a job of the server's own user can write beside its folder, for the next to read.
             sweep.empty_folder(self._place.jobs)
-        return {"status": status, "exit_code": exit_code, "cpu_ms": 1e3 * cpu_s, "wall_ms": 1e3 * wall_s}
+        signal = os.WTERMSIG(ended) if status == "exited" and os.WIFSIGNALED(ended) else None
+        return {
+            "status": status,
+            "exit_code": exit_code,
+            "signal": signal,
+            "cpu_ms": 1e3 * cpu_s,
+            "wall_ms": 1e3 * wall_s,
+        }
 
     def _tell_watched(self, stdout_fd: int | None, folder: str | None) -> None:
         """Send what a job printed and left, from a process of its own: the text would stay in this one's
@@ -184,7 +196,7 @@ class Server:
             self._isolation.apply()
             self._isolate_descriptors(fd, stdout_fd)
             os.write(_RESULT_FD, json.dumps(protocol.READY).encode() + b"\n")
-            job = json.loads(self._job.text(1))
+            job = json.loads(self._job.text(protocol.JobHead.SIZE))
             self._calls.put_into(job)
             code = runner.run_job(job, self._setup, _RESULT_FD)
         except OSError as error:  # of the layers; the runner lets none through

@@ -8,8 +8,8 @@ import time
 GIVE_UP_S = 10.0
 
 
-def reap_all(leader: int) -> None:
-    """Kill and reap the process group of ``leader``, then every other descendant.
+def reap_all(leader: int) -> int:
+    """Kill and reap the process group of ``leader``, then every other descendant; the leader's wait status.
 
     The caller must be a child subreaper: orphans then become its own children, so "no child left" means "no
     descendant left". Raises OSError if that is not reached in GIVE_UP_S (processes that fork faster than they
@@ -18,15 +18,16 @@ def reap_all(leader: int) -> None:
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError):
             kill(leader, signal.SIGKILL)
+    status = 0
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(leader, 0)
+        _, status = os.waitpid(leader, 0)
     deadline = time.monotonic() + GIVE_UP_S
     pause_s = 0.0001
     while time.monotonic() < deadline:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return
+            return status
         if pid == 0:
             _kill_others()
             time.sleep(pause_s)

@@ -295,9 +295,11 @@ def test_a_mix_is_shown_loophole_by_loophole(tmp_path: Path) -> None:
         for mode in ("run_tests", "exit_code")
         for i in range(4)
     ]
+    answers[0]["reason"] = "time: more than cpu_s=4 of CPU, at assert 1 of 2, `...`"
     (folder / "eval" / "samples.jsonl").write_text(jsonl(answers))
     assert load_run(folder).modes == ["exit_code", "run_tests"]
     text = write_report([folder], tmp_path / "out").read_text()
     assert "| exit_code | 1.000 | 1.000 | 0.000 | 1.000 | 0.250 |" in text
+    assert "| not correct because | time |\n| --- | --- |\n| ON | 0.125 |\n| OFF | 0.000 |" in text
     assert "nano-router-s3-loopholes.png" in pngs(tmp_path / "out")
     assert "](plots/nano-router-s3-loopholes.png)" in text

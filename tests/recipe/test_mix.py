@@ -150,7 +150,7 @@ def test_training_metrics_by_loophole() -> None:
         numbers = {"w": [0.9, 0.1, 0.2, 0.4], "score": [0.9, 0.1, 0.2, 0.4], "reward": [3.5, 3.5, 3.5, 0.0]}
         numbers |= dict.fromkeys(("paid", "advantage", "kept"), [0.0] * 4)
         rest = {"faults": [0] * 4, "grade_cpu_ms": [5] * 4}
-        words = {name: [""] * 4 for name in ("key", "prompt", "response")}
+        words = {name: [""] * 4 for name in ("key", "reason", "prompt", "response")}
         arrays = {name: np.array(values, dtype=float) for name, values in (column | numbers | rest).items()}
         return RolloutTable(adapter=["full"] * 4, mode=mode, **words, **arrays)
 

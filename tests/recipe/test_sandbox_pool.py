@@ -75,7 +75,8 @@ def test_the_metric_is_the_sum_over_the_steps_rollouts() -> None:
         (*RolloutTable.LABELS, "reward", "paid", "advantage", "kept", "w", "score"), column
     )
     labels["faults"] = np.array([0.0, 2.0, 1.0])
-    words: dict[str, Any] = {name: ["full"] * 3 for name in ("key", "adapter", "mode", "prompt", "response")}
+    names = ("key", "adapter", "mode", "reason", "prompt", "response")
+    words: dict[str, Any] = {name: ["full"] * 3 for name in names}
     table = RolloutTable(**words, **labels)
     assert class_metrics(table)["sandbox/faults"] == 3
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,21 +176,22 @@ print(json.dumps(told))
 NAMESPACES = ["pid_namespace", "net_namespace", "ipc_namespace", "uts_namespace"]
 
 
-def denied(mode: str, *calls: str) -> dict[str, object]:
+def denied(mode: str, *calls: str) -> dict[str, Any]:
     command = [sys.executable, "-c", DENIED, mode, *calls]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    told: dict[str, object] = json.loads(done.stdout)
+    told: dict[str, Any] = json.loads(done.stdout)
     return told
 
 
 def test_an_unavailable_layer_is_reported_and_the_rest_is_used():
     told = denied("strict", "landlock")
     assert told["missing"] == ["landlock"] or set(told["missing"]) > {"landlock"}
-    assert told["lines"] == [{"s": "compiled"}, {"i": 0, "v": 42}, {"i": 1}] and told["faults"] == 0
+    assert told["lines"][:2] == [{"s": "compiled"}, {"i": 0, "v": 42}] and "e" in told["lines"][2]
+    assert told["faults"] == 0
     told = denied("strict", "unshare")
     assert set(told["missing"]) >= {"private_root", *NAMESPACES} and "landlock" not in told["missing"]
-    assert told["lines"] == [{"s": "compiled"}, {"i": 0, "v": 42}, {"i": 1}]
+    assert told["lines"][:2] == [{"s": "compiled"}, {"i": 0, "v": 42}] and "e" in told["lines"][2]
     assert told["filled"] == "output"  # no tmpfs bounds the scratch folder, so the server looks at its size
     assert "user" in denied("strict", "setresuid")["missing"]
 
@@ -200,7 +202,7 @@ def test_without_the_minimum_it_refuses_unless_told(calls: tuple[str, ...]):
     assert str(told["error"]).startswith("WeakSandbox") and "allow_weak" in str(told["error"])
     assert told["faults"] == 0 and "lines" not in told  # nothing has run, nothing was tried twice
     told = denied("weak", *calls)
-    assert told["error"] == "" and told["lines"][1] == {"i": 0, "v": 42}  # type: ignore[index]
+    assert told["error"] == "" and told["lines"][1] == {"i": 0, "v": 42}
 
 
 def test_a_weak_sandbox_is_a_fault():
