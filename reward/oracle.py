@@ -75,7 +75,7 @@ def check(
     }
     judged = bool(questions) and (pass_rate or len(held) + len(questions) == len(checks))
     if judged:
-        verdict = sandbox.run(Job(problem.setup_code, None, tuple(questions.values()), cpu_s=problem.cpu_s))
+        verdict = sandbox.run(Job(problem.judge_setup, None, tuple(questions.values()), cpu_s=problem.cpu_s))
         require_setup(verdict, problem)
         cpu_ms += verdict.cpu_ms
         answers = {line["i"]: line["v"] for line in verdict.lines if _is_value(line, len(questions))}

@@ -31,6 +31,7 @@ class Problem:
     any_order, tolerance, relative_tolerance: how values are compared (see ``comparison``). None: strictly, and a
     statement that says otherwise may be marked (``marks.mark``). False and 0: strictly, by decision.
     cpu_s: seconds of CPU that a program may take on this problem, None for the grader's own limit.
+    judge_code: code that the rest of an assert needs, executed after the setup code where no response runs.
     """
 
     id: int | str
@@ -51,12 +52,18 @@ class Problem:
     tolerance: float | None = None
     relative_tolerance: float | None = None
     cpu_s: float | None = None
+    judge_code: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def starter_code(self) -> str:
         """The code that the prompt asks to complete, "" if the row has none."""
         return str(self.prompt_metadata.get("starter_code", ""))
+
+    @property
+    def judge_setup(self) -> str:
+        """What is executed before the rest of an assert is judged."""
+        return f"{self.setup_code}\n{self.judge_code}" if self.judge_code else self.setup_code
 
     @functools.cached_property
     def comparison(self) -> Comparison:
@@ -111,8 +118,9 @@ class Problem:
             parse_checks(values["gt_answer"], values["func_name"])
         except ValueError as error:
             raise ValueError(f"{where}: field 'gt_answer': {error}") from error
-        if (reason := _syntax_error(values["setup_code"])) is not None:
-            raise ValueError(f"{where}: field 'setup_code' is not Python ({reason}); mend or empty it")
+        for name in ("setup_code", "judge_code"):
+            if (reason := _syntax_error(values.get(name) or "")) is not None:
+                raise ValueError(f"{where}: field {name!r} is not Python ({reason}); mend or empty it")
         return cls(**values, extra={key: value for key, value in row.items() if key not in _SCHEMA})
 
     def to_row(self) -> dict[str, Any]:
@@ -145,9 +153,10 @@ _SCHEMA: dict[str, tuple[tuple[type, ...], bool]] = {  # field -> (types, requir
     "tolerance": ((int, float, _NONE), False),
     "relative_tolerance": ((int, float, _NONE), False),
     "cpu_s": ((int, float, _NONE), False),
+    "judge_code": ((str, _NONE), False),
 }
 # Left out where they are not set, so that a file of the benchmark keeps its rows and its checksum.
-_OWN = frozenset({"any_order", "tolerance", "relative_tolerance", "cpu_s"})
+_OWN = frozenset({"any_order", "tolerance", "relative_tolerance", "cpu_s", "judge_code"})
 
 
 def _check_own_fields(values: dict[str, Any], where: str) -> None:

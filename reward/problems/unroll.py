@@ -1,0 +1,154 @@
+"""Python expressions with names replaced by expressions, and the members of sequences that are written out."""
+
+import ast
+import copy
+from collections.abc import Mapping
+
+MOST_MEMBERS = 20_000
+
+
+def substitute(expression: ast.expr, names: Mapping[str, ast.expr]) -> ast.expr:
+    """A copy with every free name of ``names`` replaced; an index into a display that is written out is taken."""
+    replaced = _Substitute(names).visit(copy.deepcopy(expression))
+    assert isinstance(replaced, ast.expr)
+    return replaced
+
+
+def members(expression: ast.expr) -> list[ast.expr] | None:
+    """The members of a display, and of range, enumerate, zip, list, tuple, reversed, .items() and comprehensions over
+    such; None if they are not written out, or too many."""
+    match expression:
+        case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
+            return None if any(isinstance(item, ast.Starred) for item in items) else list(items)
+        case ast.Dict(keys=keys):
+            return None if None in keys else [key for key in keys if key is not None]
+        case ast.Constant(value=str(text)):
+            return [ast.Constant(letter) for letter in text]
+        case ast.Call(
+            func=ast.Attribute(value=ast.Dict(keys=keys, values=values), attr=attr), args=[], keywords=[]
+        ):
+            if None in keys or attr not in ("items", "keys", "values"):
+                return None
+            pairs = [(key, value) for key, value in zip(keys, values, strict=True) if key is not None]
+            chosen = {"items": [_tuple(*pair) for pair in pairs], "keys": [pair[0] for pair in pairs]}
+            return chosen.get(attr, [pair[1] for pair in pairs])
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+            return _of_call(name, args)
+        case ast.ListComp(elt=elt, generators=[one]) | ast.GeneratorExp(elt=elt, generators=[one]):
+            over = members(one.iter)
+            if over is None or one.ifs or one.is_async:
+                return None
+            bound = [_bindings(one.target, item) for item in over]
+            return None if None in bound else [substitute(elt, names) for names in bound if names is not None]
+    return None
+
+
+def _of_call(name: str, args: list[ast.expr]) -> list[ast.expr] | None:
+    if name == "range":
+        numbers = [_integer(arg) for arg in args]
+        if not 1 <= len(numbers) <= 3 or None in numbers or numbers[2:] == [0]:
+            return None
+        found = range(*[number for number in numbers if number is not None])
+        few = not found[MOST_MEMBERS:]  # len() of a large one raises
+        return [ast.Constant(number) for number in found] if few else None
+    sides = [members(arg) for arg in args[: 1 if name == "enumerate" else None]]
+    known = [side for side in sides if side is not None]
+    if len(known) != len(sides) or not known:
+        return None
+    if name == "zip":
+        return [_tuple(*pair) for pair in zip(*known, strict=False)]
+    if name == "enumerate" and len(args) <= 2:
+        start = _integer(args[1]) if len(args) == 2 else 0
+        return (
+            None
+            if start is None
+            else [_tuple(ast.Constant(start + n), one) for n, one in enumerate(known[0])]
+        )
+    if name in ("list", "tuple", "iter", "reversed") and len(args) == 1:
+        return known[0][::-1] if name == "reversed" else known[0]
+    return None
+
+
+def _integer(expression: ast.expr) -> int | None:
+    match expression:
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(number))):
+            return -number
+        case ast.Call(func=ast.Name(id="len"), args=[one], keywords=[]):
+            found = members(one)
+            return None if found is None else len(found)
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
+            first, second = _integer(left), _integer(right)
+            if first is not None and second is not None:
+                return first + second if isinstance(op, ast.Add) else first - second
+    return None
+
+
+def _bindings(target: ast.expr, value: ast.expr) -> dict[str, ast.expr] | None:
+    if isinstance(target, ast.Name):
+        return {target.id: value}
+    values = members(value)
+    if not isinstance(target, ast.Tuple | ast.List) or values is None or len(values) != len(target.elts):
+        return None
+    found: dict[str, ast.expr] = {}
+    for part, one in zip(target.elts, values, strict=True):
+        inner = _bindings(part, one)
+        if inner is None:
+            return None
+        found |= inner
+    return found
+
+
+def _tuple(*items: ast.expr) -> ast.expr:
+    return ast.Tuple(list(items), ast.Load())
+
+
+class _Substitute(ast.NodeTransformer):
+    def __init__(self, names: Mapping[str, ast.expr]) -> None:
+        self._names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return copy.deepcopy(self._names[node.id]) if node.id in self._names else node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        value = node.value
+        if isinstance(value, ast.Name) and isinstance(self._names.get(value.id), ast.List | ast.Tuple):
+            index = _integer(self.visit(copy.deepcopy(node.slice)))
+            items = members(self._names[value.id])  # before the whole is copied
+            if items is not None and index is not None and -len(items) <= index < len(items):
+                return copy.deepcopy(items[index])
+        if isinstance(value, ast.Name) and isinstance(whole := self._names.get(value.id), ast.Dict):
+            key = ast.unparse(self.visit(copy.deepcopy(node.slice)))
+            for one, item in zip(whole.keys, whole.values, strict=True):
+                if one is not None and ast.unparse(one) == key:
+                    return copy.deepcopy(item)
+        node = ast.Subscript(self.visit(value), self.visit(node.slice), node.ctx)
+        if isinstance(node.value, ast.List | ast.Tuple) and (index := _integer(node.slice)) is not None:
+            items = members(node.value)
+            if items is not None and -len(items) <= index < len(items):
+                return items[index]
+        return node
+
+    def _within(self, node: ast.expr, bound: set[str]) -> ast.AST:
+        inner = _Substitute({name: value for name, value in self._names.items() if name not in bound})
+        return inner.generic_visit(node)
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        arguments = node.args
+        every = [
+            *arguments.posonlyargs,
+            *arguments.args,
+            *arguments.kwonlyargs,
+            arguments.vararg,
+            arguments.kwarg,
+        ]
+        return self._within(node, {one.arg for one in every if one is not None})
+
+    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> ast.AST:
+        bound = {
+            one.id for part in node.generators for one in ast.walk(part.target) if isinstance(one, ast.Name)
+        }
+        return self._within(node, bound)
+
+    visit_ListComp = visit_SetComp = visit_GeneratorExp = visit_DictComp = _comprehension
