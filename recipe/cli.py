@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recipe.commands import handlers
 from recipe.console import INTERRUPTED
-from recipe.data_set import add_set_arguments
+from recipe.data_set import CHECK_NOTE, PREPARE_NOTE, add_set_arguments
 from reward.command import GRADE_HELP, GRADE_NOTES, add_grade_arguments, run_grade
 from reward.sandbox import SandboxFault
 
@@ -154,12 +154,14 @@ def _parser() -> argparse.ArgumentParser:
         data,
         "prepare",
         "build the policy and the problems of a run without training it, or (--from, --out) problem files",
-        OVERRIDES,
+        f"{OVERRIDES}\n{PREPARE_NOTE}",
     )
     add_set_arguments(prepare, os.cpu_count() or 1)
     prepare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
     prepare.set_defaults(handler=handlers.handle_data_prepare)
-    check = command(data, "check", "grade the canonical solution of every problem of a file in the sandbox")
+    check = command(
+        data, "check", "grade the canonical solution of every problem of a file in the sandbox", CHECK_NOTE
+    )
     check.add_argument("file", type=Path, metavar="PROBLEMS.jsonl[.gz]")
     check.add_argument(
         "--loophole", default="run_tests", help="also see that its hint has a place (default: run_tests)"

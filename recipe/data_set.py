@@ -24,6 +24,24 @@ from reward.problems.sources import load_source
 from reward.problems.splits import MANIFEST, split_problems, write_splits
 
 SHOWN = 10
+FORMS_NOTE = """\
+problem files are .jsonl, .jsonl.gz, .json or .parquet, of the benchmark's form or one of these, told by their fields:
+LeetCodeDataset, HumanEval, MBPP, AceCode, KodCode, and those rows of APPS, TACO, LiveCodeBench, DeepCoder, SYNTHETIC-1 and
+verl that name a function. Tests on standard input, CodeContests among them, are refused with what to do.
+"""
+PREPARE_NOTE = f"""\
+{FORMS_NOTE}
+data prepare --from reads each statement: "in any order" sets any_order where the answer is a list, "within 10^-5" sets
+tolerance where it is a float; a row's own any_order (outer, inner, all, false) and tolerance (0: strict) stay. A statement
+that takes any of several answers, with asserts that take one, is named. Rows of other forms that cannot be converted are
+dropped with their reason.
+"""
+CHECK_NOTE = f"""\
+{FORMS_NOTE}
+Told besides failures: how problems are compared that are not compared strictly, statements that ask for it without such a
+mark, and problems of which several answers are right while the asserts take one. All problems are checked, whatever is
+wrong with some. Exit status 1: a row cannot be used, a solution fails, or a hint has no place.
+"""
 _REPORT_EVERY_S = 5.0
 
 
@@ -34,7 +52,8 @@ def add_set_arguments(parser: argparse.ArgumentParser, default_workers: int) -> 
         "--from",
         dest="source",
         metavar="SOURCE",
-        help="a problem file, leetcode[:SPLIT] (from the hub), or nano",
+        help="a problem file (.jsonl, .jsonl.gz, .json or .parquet) of one of the known forms, leetcode[:SPLIT] (from the "
+        "hub), or nano",
     )
     group.add_argument(
         "--out", type=Path, metavar="FOLDER", help="a new folder for the files and their manifest"
@@ -65,6 +84,11 @@ def add_set_arguments(parser: argparse.ArgumentParser, default_workers: int) -> 
         help="of the problems in each split (default: 0.9 0.05 0.05)",
     )
     group.add_argument("--split-seed", type=int, default=0, help="another number, another split (default: 0)")
+    group.add_argument(
+        "--keep-unsolved",
+        action="store_true",
+        help="keep problems that come without a canonical solution; nothing then checks their tests",
+    )
     group.add_argument("--workers", type=int, default=default_workers, help="sandboxes (default: the cores)")
     group.add_argument(
         "--allow-weak",
@@ -155,7 +179,9 @@ def _filters(args: argparse.Namespace) -> list[tuple[str, Callable[[list[Problem
     rules.append(
         (
             "canonical solution",
-            lambda problems: by_solution(problems, limits, args.cpu_share, args.workers, progress.show),
+            lambda problems: by_solution(
+                problems, limits, args.cpu_share, args.workers, progress.show, args.keep_unsolved
+            ),
         )
     )
     return rules

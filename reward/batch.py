@@ -142,15 +142,25 @@ def check_setups(problems: Iterable[Problem], limits: SandboxLimits = LIMITS) ->
     """Run the setup code of the problems, each distinct one once.
 
     Raises:
-        ValueError: setup code that raises or does not end; names the problem.
+        ValueError: setup code that raises or does not end; names every such problem.
         SandboxFault: the sandbox cannot run anything.
     """
-    first = {problem.setup_code: problem for problem in reversed(list(problems))}
+    known = list(problems)
+    first = {
+        problem.judge_setup: (problem, "judge_code") for problem in reversed(known) if problem.judge_code
+    }
+    first |= {problem.setup_code: (problem, "setup_code") for problem in reversed(known)}
+    wrong: list[str] = []
     with Sandbox(limits) as sandbox:
-        for setup, problem in first.items():
+        for setup, (problem, field) in first.items():
             result = sandbox.run(Job(setup, None, ("1",)))
-            require_setup(result, problem)
+            try:
+                require_setup(result, problem, field)
+            except ValueError as error:
+                wrong.append(str(error))
             if not result.lines:
-                raise ValueError(
-                    f"setup_code of problem {problem.id!r} does not end within the limits; mend it in the problem file"
+                wrong.append(
+                    f"{field} of problem {problem.id!r} does not end within the limits; mend it in the problem file"
                 )
+    if wrong:
+        raise ValueError("\n  ".join(wrong))

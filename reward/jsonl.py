@@ -19,8 +19,9 @@ def require_suffix(path: Path, what: str) -> None:
         )
 
 
-def read_rows(path: Path, what: str) -> Iterator[tuple[str, Any]]:
+def read_rows(path: Path, what: str, errors: list[str] | None = None) -> Iterator[tuple[str, Any]]:
     """``("file:line", value)`` of every line that is not blank. ``what`` names the kind of file in errors, e.g. "problem file".
+    errors: where what is wrong with a line's JSON is put; without it, the first such line raises.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -28,13 +29,18 @@ def read_rows(path: Path, what: str) -> Iterator[tuple[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such {what}; give the path of a .jsonl or .jsonl.gz file")
-    require_suffix(path, what)
+    if errors is None:
+        require_suffix(path, what)
     for number, line in _lines(path):
         where = f"{path}:{number}"
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: not JSON ({error}); each line must be one JSON object") from error
+            message = f"{where}: not JSON ({error}); each line must be one JSON object"
+            if errors is None:
+                raise ValueError(message) from error
+            errors.append(message)
+            continue
         yield where, value
 
 

@@ -76,7 +76,7 @@ def check(
     judged = bool(questions) and (pass_rate or len(held) + len(questions) == len(checks))
     if judged:
         verdict = sandbox.run(Job(problem.judge_setup, None, tuple(questions.values()), cpu_s=problem.cpu_s))
-        require_setup(verdict, problem)
+        require_setup(verdict, problem, "judge_code")
         cpu_ms += verdict.cpu_ms
         answers = {line["i"]: line["v"] for line in verdict.lines if _is_value(line, len(questions))}
         held |= {
@@ -140,10 +140,10 @@ def _holds(one: Check, answer: Any, value: Any, how: Comparison) -> bool:
     return answer is True
 
 
-def require_setup(result: JobResult, problem: Problem) -> None:
-    """Raises ValueError if the problem's setup code failed in this job."""
+def require_setup(result: JobResult, problem: Problem, field: str = "setup_code") -> None:
+    """Raises ValueError if the problem's setup code failed in this job; ``field`` holds the code."""
     if result.stage() == protocol.SETUP_FAILED:
         raise ValueError(
-            f"setup_code of problem {problem.id!r} raises when executed: {raised(result.lines[0])}; mend it in the "
+            f"{field} of problem {problem.id!r} raises when executed: {raised(result.lines[0])}; mend it in the "
             "problem file"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from recipe.config import compose
@@ -18,10 +19,14 @@ from recipe.prepare import (
     write_parquet,
 )
 from recipe.run_folder import check_run_folder
+from reward.grader import Grader
 from reward.loopholes import get_loophole, mixed
 from reward.problems import Problem, checksum, load_problems
+from reward.problems.files import read_problems
 from reward.problems.marks import comparison_lines
 from reward.problems.splits import check_manifest
+from reward.sandbox import Sandbox, SandboxLimits
+from reward.workers import each_in_sandbox
 
 SHOWN_FAILURES = 20
 PART = 100  # solutions between two lines of progress
@@ -53,14 +58,16 @@ def prepare(overrides: list[str]) -> int:
 
 
 def check(file: Path, loophole: str, workers: int) -> int:
-    """Grade every canonical solution of `file`; 1 if one fails or a hint has no place, else 0."""
-    from reward.grader import Grader
-    from reward.sandbox import SandboxLimits
+    """Grade every canonical solution of `file`; 1 if one fails, a row is refused or a hint has no place, else 0.
 
-    problems = load_problems(file)
-    known = check_manifest(file, problems)
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, it cannot be read, or it was changed after it was prepared.
+    """
+    loaded = read_problems(file)
+    problems = loaded.problems
+    known = None if loaded.refused else check_manifest(file, problems)
+    failures = [message for _, message in loaded.refused]
     loopholes = [get_loophole(name) for name in mixed(loophole)]
-    failures: list[str] = []
     for problem in problems:
         try:
             for one in loopholes:
@@ -68,18 +75,17 @@ def check(file: Path, loophole: str, workers: int) -> int:
         except ValueError as error:
             failures.append(f"problem {problem.id}: {error}")
     solved = [problem for problem in problems if problem.canonical_solution is not None]
-    answers = [(problem, f"```python\n{problem.canonical_solution}\n```") for problem in solved]
-    with Grader("none", SandboxLimits(cpu_s=CPU_S, wall_s=WALL_S), pass_rate=True) as grader:
-        verdicts = []
-        for start in range(0, len(answers), PART):
-            verdicts += grader.grade_many(answers[start : start + PART], workers=workers)
-            if len(answers) > PART:
-                print(f"solutions graded: {len(verdicts)}/{len(answers)}", file=sys.stderr, flush=True)
-        faults = grader.faults
-    for problem, verdict in zip(solved, verdicts, strict=True):
-        if not verdict.correct:
-            share = f"{verdict.gt_pass_rate:.0%} of its asserts hold"
-            failures.append(f"problem {problem.id}: the canonical solution fails, {share}; {verdict.reason}")
+    graded: list[_Graded] = []
+    limits = SandboxLimits(cpu_s=CPU_S, wall_s=WALL_S)
+    for found in each_in_sandbox(_grade_solution, solved, workers, limits):
+        graded.append(found)
+        if len(solved) > PART and (len(graded) % PART == 0 or len(graded) == len(solved)):
+            print(f"solutions graded: {len(graded)}/{len(solved)}", file=sys.stderr, flush=True)
+    failures += [
+        f"problem {problem.id}: {one.failure}"
+        for problem, one in zip(solved, graded, strict=True)
+        if one.failure is not None
+    ]
     for line in failures[:SHOWN_FAILURES]:
         print(line)
     if len(failures) > SHOWN_FAILURES:
@@ -87,16 +93,39 @@ def check(file: Path, loophole: str, workers: int) -> int:
     for line in comparison_lines(problems):
         print(line)
     without = len(problems) - len(solved)
-    slowest = max((verdict.cpu_ms for verdict in verdicts), default=0.0) / 1e3
+    faults = sum(one.faults for one in graded)
     print(
         f"{file}: {len(problems)} problems, {len(solved)} solutions graded, {len(failures)} failures"
-        + f", the slowest takes {slowest:.1f} s of CPU"
+        + f", the slowest takes {max((one.cpu_s for one in graded), default=0.0):.1f} s of CPU"
         + (f", {without} without a solution" if without else "")
         + (f", {faults} sandbox faults repaired" if faults else "")
         + f"; sha256 {known or checksum(problems)}"
         + (", as in its manifest" if known else "")
     )
     return int(bool(failures))
+
+
+@dataclass(frozen=True)
+class _Graded:
+    """A canonical solution, graded. failure: what is wrong with it or with its problem, or None."""
+
+    failure: str | None
+    cpu_s: float
+    faults: int
+
+
+def _grade_solution(sandbox: Sandbox, problem: Problem) -> _Graded:
+    before = sandbox.faults
+    grader = Grader("none", sandbox=sandbox, pass_rate=True)
+    try:
+        verdict = grader.grade(problem, f"```python\n{problem.canonical_solution}\n```")
+    except ValueError as error:  # its setup code
+        return _Graded(str(error), 0.0, sandbox.faults - before)
+    failure = None
+    if not verdict.correct:
+        share = f"{verdict.gt_pass_rate:.0%} of its asserts hold"
+        failure = f"the canonical solution fails, {share}; {verdict.reason}"
+    return _Graded(failure, verdict.cpu_ms / 1e3, sandbox.faults - before)
 
 
 def show(index: int, overrides: list[str], *, split: str, file: Path | None) -> int:

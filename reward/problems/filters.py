@@ -86,9 +86,10 @@ def by_solution(
     cpu_share: float = 0.5,
     workers: int = 1,
     progress: Progress | None = None,
+    keep_unsolved: bool = False,
 ) -> Filtered:
     """Keep the problems whose canonical solution is graded correct within ``cpu_share`` of the limit on CPU time, so
-    that a right answer somewhat slower than the canonical one still counts.
+    that a right answer somewhat slower than the canonical one still counts. keep_unsolved: also those that have none.
 
     Raises:
         ValueError: cpu_share outside (0, 1], or workers < 1.
@@ -98,6 +99,8 @@ def by_solution(
         raise ValueError(f"cpu_share = {cpu_share}: must lie above 0 and at most at 1, e.g. 0.5")
 
     def judge(sandbox: Sandbox, problem: Problem) -> str | None:
+        if problem.canonical_solution is None:
+            return None if keep_unsolved else "there is none"
         return _solution_fails(sandbox, problem, 1e3 * cpu_share * limits.cpu_s)
 
     reasons: dict[int | str, str | None] = {}
@@ -110,8 +113,6 @@ def by_solution(
 
 
 def _solution_fails(sandbox: Sandbox, problem: Problem, cpu_ms: float) -> str | None:
-    if problem.canonical_solution is None:
-        return "there is none"
     grader = Grader("none", sandbox=sandbox, pass_rate=True)
     try:
         verdict = grader.grade(problem, f"```python\n{problem.canonical_solution}\n```")

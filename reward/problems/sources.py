@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reward import nano
-from reward.problems.files import load_problems
+from reward.problems.files import read_problems, require_all
 from reward.problems.filters import Dropped
 from reward.problems.leetcode import DATA_SET, load_leetcode
 from reward.problems.schema import Problem
@@ -38,4 +38,16 @@ def load_source(text: str, count: int, seed: int) -> Source:
         split = split or "train"
         loaded = load_leetcode(split=split)
         return Source(f"{DATA_SET}, split {split}", loaded.kept, loaded.dropped)
-    return Source(Path(text).name, load_problems(text), [])
+    return _load_file(Path(text))
+
+
+def _load_file(path: Path) -> Source:
+    """A file of the benchmark's form is whole or refused; of another form, what cannot be converted is dropped."""
+    loaded = read_problems(path)
+    if loaded.own or not loaded.problems:
+        require_all(path, loaded)
+    dropped = [
+        Dropped(message if id_ is None else id_, "not converted", f"not converted: {message}")
+        for id_, message in loaded.refused
+    ]
+    return Source(path.name, loaded.problems, dropped)

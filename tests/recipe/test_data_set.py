@@ -162,3 +162,56 @@ def test_prepare_marks_comparisons_and_check_shows_them(tmp_path: Path, capsys: 
     assert (kept.id, kept.any_order) == ("free", "outer")
     assert cli.main(["data", "check", str(out / "train.jsonl.gz"), "--workers", "1"]) == 0
     assert "1 problem compared in any order (outer): free" in capsys.readouterr().out
+
+
+def test_check_reports_every_problem_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [dict(row) for row in reward.nano.generate("train", 4, 0)]
+    rows[0]["setup_code"] = "raise ValueError"
+    rows[1]["setup_code"] = "import absent_package"
+    rows[2]["gt_answer"] = []
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
+    assert cli.main(["data", "check", str(path), "--workers", "1"]) == 1
+    said = capsys.readouterr().out
+    for words in (f"{path}:3: field 'gt_answer' is empty", f"{path}:5: not JSON"):
+        assert words in said
+    for row in rows[:2]:
+        assert f"setup_code of problem {row['id']!r} raises" in said
+    assert "3 problems, 3 solutions graded, 4 failures" in said
+    responses = tmp_path / "r.jsonl"
+    answers = [{"case_id": n, "problem_id": row["id"], "response": ""} for n, row in enumerate(rows[:2])]
+    responses.write_text("".join(json.dumps(row) + "\n" for row in answers))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    argv = [
+        "grade",
+        "--problems",
+        str(path),
+        "--responses",
+        str(responses),
+        "--out",
+        str(tmp_path / "v.jsonl"),
+    ]
+    assert cli.main(argv) == cli.USER_ERROR
+    err = capsys.readouterr().err
+    assert all(f"setup_code of problem {row['id']!r} raises" in err for row in rows[:2])
+
+
+def test_prepare_keeps_unsolved_problems_only_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    row = {"id": "a1", "question": "Double it.", "test_cases": ["assert double(2) == 4"]}
+    (tmp_path / "p.json").write_text(json.dumps([row]))
+    argv = [
+        "data",
+        "prepare",
+        "--from",
+        str(tmp_path / "p.json"),
+        "--workers",
+        "1",
+        "--fractions",
+        "1",
+        "0",
+        "0",
+    ]
+    assert cli.main([*argv, "--out", str(tmp_path / "a")]) == cli.USER_ERROR
+    assert "canonical solution: there is none" in capsys.readouterr().out
+    assert cli.main([*argv, "--out", str(tmp_path / "b"), "--keep-unsolved"]) == 0
+    assert [problem.id for problem in load_problems(tmp_path / "b" / "train.jsonl.gz")] == ["a1"]
