@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from reward.sandbox import codec, own_test, protocol
+from reward.sandbox import codec, own_test, protocol, setup_code
 
 Send = Callable[[dict[str, Any]], None]
 # Bound now, before any response runs.
@@ -55,6 +55,7 @@ def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> int:
     try:
         if setup is None:
             raise SyntaxError("setup code")
+        setup_code.prepare(base)
         exec(setup, base)
     except BaseException as error:  # noqa: BLE001  the dataset's fault, and reported as such
         send({"s": protocol.SETUP_FAILED, **_raised(error, "<setup>")})

@@ -37,7 +37,7 @@ import time
 import types
 import typing
 
-from reward.sandbox import keeper, layers, observe, protocol, runner, sweep
+from reward.sandbox import keeper, layers, observe, protocol, runner, setup_code, sweep
 from reward.sandbox.calls import CompiledCalls
 from reward.sandbox.isolation import Isolation, make_folder
 from reward.sandbox.layers import Place, kernel
@@ -149,7 +149,7 @@ class Server:
         """The problem's own code, trusted as far as compiling goes; None if it does not compile."""
         if source not in self._setups:
             try:
-                self._setups[source] = compile(source, "<setup>", "exec", dont_inherit=True)
+                self._setups[source] = setup_code.compile_setup(source)
             except (SyntaxError, ValueError):
                 self._setups[source] = None
             if len(self._setups) > _SETUPS_KEPT:
