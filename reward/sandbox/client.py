@@ -6,7 +6,7 @@ outcome) and what they take from a job:
     limits           CPU seconds, memory, size of a file, open files, core dumps
     no_new_privs     privileges by executing a program
     leash            outliving the server; leaving the process group that is killed at the end
-    seccomp          an allow-list of system calls: no sockets, no process or thread, no execve, no signal to
+    seccomp          an allow-list of system calls: no sockets but a pair of its own, no process or thread, no execve, no signal to
                      others, no tracing, no mounts, no namespaces, no memory outside the limits
     private_root     every file but Python's library, without installed packages; no /proc, /sys, /tmp; a
                      scratch folder in memory with ``scratch_mib`` bytes and 10,000 files

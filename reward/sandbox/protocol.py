@@ -45,7 +45,7 @@ class SandboxLimits:
     """Limits of one job, and whether it may run with less isolation than the minimum (see ``client``).
 
     ``cpu_s`` is rounded up to whole seconds (the kernel's unit). ``scratch_mib`` bounds all files of a job
-    together, ``file_mib`` each.
+    together, ``file_mib`` each. ``recursion`` is Python's limit on its depth, and the stack grows as far.
     """
 
     cpu_s: float = 4.0
@@ -54,16 +54,17 @@ class SandboxLimits:
     file_mib: int = 8
     output_kib: int = 1024
     scratch_mib: int = 32
+    recursion: int = 100_000
     allow_weak: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("cpu_s", "wall_s", "memory_mib", "file_mib", "output_kib", "scratch_mib"):
+        for name in ("cpu_s", "wall_s", "memory_mib", "file_mib", "output_kib", "scratch_mib", "recursion"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
                 raise ValueError(
                     f"SandboxLimits.{name} = {value!r}: must be a number above 0; give one, e.g. 4"
                 )
-        for name in ("memory_mib", "file_mib", "output_kib", "scratch_mib"):
+        for name in ("memory_mib", "file_mib", "output_kib", "scratch_mib", "recursion"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"SandboxLimits.{name} = {getattr(self, name)!r}: must be a whole number")
 

@@ -39,9 +39,10 @@ _RESERVE = mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 # (``_raised``) and decides nothing.
 
 
-def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> int:
+def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int, recursion: int) -> int:
     """Execute the setup, then the response, then the calls or the test's steps; a line on ``fd`` for each
-    event; READY has been sent. Returns the exit status, which means something only in a job that watches it."""
+    event; READY has been sent. ``recursion``: the limit on its depth while they run; what compiles keeps Python's.
+    Returns the exit status, which means something only in a job that watches it."""
     write, dumps = os.write, json.dumps
 
     def send(event: dict[str, Any]) -> None:
@@ -61,6 +62,7 @@ def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> int:
         send({"s": protocol.SETUP_FAILED, **_raised(error, "<setup>")})
         return 1
     if job["code"] is None:
+        sys.setrecursionlimit(recursion)
         _make_calls(job, base, send)
         return 0
     try:
@@ -70,8 +72,12 @@ def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int) -> int:
         return 1
     send(protocol.COMPILED)
     if job["test"] is not None:
-        _test(job, code, base, send)
+        test = own_test.find(job["code"], job["test"], job["root"], job["method"])
+        send({"s": "test", **test.facts()})  # before anything of the response has run
+        sys.setrecursionlimit(recursion)
+        _test(job, test, code, base, send)
         return 0
+    sys.setrecursionlimit(recursion)
     printed, status = sys.stdout, 1
     names = _solution("solution", base)
     try:
@@ -143,8 +149,8 @@ def _raised(error: BaseException, file: str = "<response>") -> dict[str, Any]:
         _RESERVE.close()
     if kind in _PYTHONS_OWN:
         line = error.lineno if isinstance(error, SyntaxError) else line
-        said = [
-            one for one in _arguments(error) if _type(one) is str or (_type(one) is int and _abs(one) < 2**31)
+        said = [one for one in _arguments(error) if _type(one) is str] or [
+            one for one in _arguments(error) if _type(one) is int and _abs(one) < 2**31
         ]
         text = "".join(f": {one}" for one in said)
     return {"e": (_type_name(kind) + text)[:_TOLD], "n": line}
@@ -185,13 +191,10 @@ def _read_attributes(job: dict[str, Any], root: Any, send: Send) -> None:
                 break
 
 
-def _test(job: dict[str, Any], code: types.CodeType, base: dict[str, Any], send: Send) -> None:
-    """Tell what test function the response has, then take the job's steps; a line for each that succeeds.
-
-    The first line is told before anything of the response has run.
-    """
-    test = own_test.find(job["code"], job["test"], job["root"], job["method"])
-    send({"s": "test", **test.facts()})
+def _test(
+    job: dict[str, Any], test: own_test.OwnTest, code: types.CodeType, base: dict[str, Any], send: Send
+) -> None:
+    """Take the job's steps; a line for each that succeeds."""
     names: dict[str, Any] | None = None
     for step in job["steps"]:
         try:

@@ -37,7 +37,7 @@ import time
 import types
 import typing
 
-from reward.sandbox import keeper, layers, observe, protocol, runner, setup_code, sweep
+from reward.sandbox import keeper, layers, observe, protocol, runner, setup_code, stack, sweep
 from reward.sandbox.calls import CompiledCalls
 from reward.sandbox.isolation import Isolation, make_folder
 from reward.sandbox.layers import Place, kernel
@@ -198,7 +198,7 @@ class Server:
             os.write(_RESULT_FD, json.dumps(protocol.READY).encode() + b"\n")
             job = json.loads(self._job.text(protocol.JobHead.SIZE))
             self._calls.put_into(job)
-            code = runner.run_job(job, self._setup, _RESULT_FD)
+            code = runner.run_job(job, self._setup, _RESULT_FD, self._place.limits.recursion)
         except OSError as error:  # of the layers; the runner lets none through
             os.write(2, f"a layer of isolation failed on a job: {error}\n".encode())
         finally:
@@ -227,6 +227,8 @@ def _add_exit() -> None:
 def main(root: str, scratch: str, limits_json: str) -> None:
     """Take the two pipes away from stdin and stdout, then serve. ``root`` is the folder that holds
     ``reward``."""
+    limits = SandboxLimits(**json.loads(limits_json))
+    limits = dataclasses.replace(limits, recursion=stack.make_room(limits.recursion))
     with contextlib.suppress(ValueError):
         sys.path.remove(root)  # a response has no business importing this project
     _add_exit()
@@ -236,7 +238,7 @@ def main(root: str, scratch: str, limits_json: str) -> None:
     os.dup2(devnull, 1)
     os.close(devnull)
     os.chmod(scratch, 0o711)  # a job of another user may look up its own folder
-    place = Place(scratch, SandboxLimits(**json.loads(limits_json)), jobs=scratch)
+    place = Place(scratch, limits, jobs=scratch)
     isolation = Isolation(place)
     isolation.start(layers.layers_before_fork())
     place.host_pid = keeper.fork_server(scratch, (read_fd, write_fd))

@@ -38,7 +38,7 @@ REFUSED = {
     "limits": "refused(mmap.mmap, -1, 2 ** 29) and refused(os.truncate, os.open('f', 66), 2 ** 22)",
     "no_new_privs": "libc.prctl(39, 0, 0, 0, 0) in (1, -1)",
     "leash": "os.getpgid(0) == os.getpid() and refused(os.setsid) and refused(libc.prctl, 1, 0)",
-    "seccomp": "all([refused(socket.socket), refused(socket.socketpair), refused(os.fork), "
+    "seccomp": "all([refused(socket.socket), refused(socket.socketpair, 1, 2), refused(socket.socket, 1), refused(os.fork), "
     "refused(threading.Thread(target=print).start), refused(os.kill, os.getppid(), 0), refused(os.kill, -1, 0), "
     "refused(os.killpg, 0, 0), refused(os.execv, '/bin/true', ['true']), refused(libc.ptrace, 16, 1, 0, 0), "
     "refused(libc.unshare, 0), refused(libc.shmget, 0, 4096, 0o1666), refused(os.memfd_create, 'm'), "
@@ -75,6 +75,19 @@ HONEST = {
     "a signal to oneself": "import os, signal; signal.signal(10, print); signal.raise_signal(10); return 2 * x",
     "a time limit of one's own": "import signal; signal.alarm(100); return 2 * x",
     "a cache": "import functools; f = functools.cache(lambda n: 2 * n); return f(x)",
+    "asyncio": "import asyncio; return asyncio.run(asyncio.sleep(.001, 2 * x))",
+    "asyncio, several at once": "import asyncio; g = lambda: asyncio.gather(*[asyncio.sleep(.001, x) for _ in 'ab'])\n"
+    "        async def run(): return sum(await asyncio.wait_for(g(), 1))\n        return asyncio.run(run())",
+    "asyncio, woken": "import asyncio\n        async def run():\n            e = asyncio.Event()\n"
+    "            asyncio.get_running_loop().call_soon_threadsafe(e.set); await e.wait(); return 2 * x\n"
+    "        return asyncio.run(run())",
+    "a pair of sockets": "import socket; a, b = socket.socketpair(); a.sendall(b'ab'); return x * len(b.recv(9))",
+    "recursion of 3000": "f = lambda n: 0 if n == 0 else 1 + f(n - 1); return f(3000) - 3000 + 2 * x",
+    "recursion of 90000": "f = lambda n: 0 if n == 0 else 1 + f(n - 1); return f(90000) - 90000 + 2 * x",
+    "deep recursion through C": "import functools; f = functools.cache(lambda n: n and 1 + f(n - 1)); "
+    "return f(45000) - 45000 + 2 * x",
+    "deep recursion through a sort": "f = lambda n: n and sorted([n], key=lambda m: f(m - 1))[0]; f(30000); return 2 * x",
+    "endless recursion that is caught": "f = lambda: f()\n        try: f()\n        except RecursionError: return 2 * x",
     "C types": "import ctypes; return ctypes.c_int(2 * x).value",
 }
 

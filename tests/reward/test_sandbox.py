@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from reward.sandbox.layers import Place
 from reward.sandbox.server import Server
 from tests.reward.helpers import descendants, make_problem, method
 
+ROOT = Path(__file__).resolve().parents[2]
 SLOW = Job(
     "", "import time\ntime.sleep(0.7)\nclass Solution:\n    def f(self): return 1", ("Solution().f()",)
 )
@@ -143,6 +145,36 @@ def test_a_flood_does_not_swallow_the_line_before_it(tmp_path: Path):
     assert kind == protocol.LINES and json.loads(body.split(b"\n")[0]) == protocol.READY
     for fd in (from_client, client, to_client, server, result, child):
         os.close(fd)
+
+
+SMALL_STACK = """
+import json, resource
+from reward import Sandbox
+from reward.sandbox import Job
+resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, 8 << 20))
+code = "import functools\\nclass Solution:\\n    @functools.cache\\n    def f(self, n): return n and 1 + self.f(n - 1)"
+with Sandbox() as sandbox:
+    print(json.dumps(sandbox.run(Job("", code, ("Solution().f(1000)", "Solution().f(-1)"))).lines))
+"""
+
+
+def test_the_recursion_limit_is_no_more_than_the_stack_has_room_for():
+    """Where the stack may not grow, endless recursion is an exception all the same, and no crash."""
+    done = subprocess.run([sys.executable, "-c", SMALL_STACK], capture_output=True, text=True, cwd=ROOT)
+    _, first, second = json.loads(done.stdout)
+    assert first == {"i": 0, "v": 1000} and second["e"].startswith("RecursionError")
+
+
+def test_a_stack_without_room_below_it_is_made_anew():
+    """The kernel places it by chance; what lies too close is only there in one start of many."""
+    code = (
+        "import os, resource, sys\nsys.path.insert(0, sys.argv[1])\nfrom reward.sandbox import stack\n"
+        "if resource.getrlimit(3)[0] == 8 << 20: stack._free_below = lambda: 0\n"
+        "print(stack.make_room(9000), resource.getrlimit(3)[0], stack._free_below() > 9000 * stack.PER_LEVEL)"
+    )
+    command = ["/bin/sh", "-c", 'ulimit -S -s 8192; exec "$@"', "sh", sys.executable, "-c", code, str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["9000", str(9000 * 2560), "True"], done.stderr
 
 
 @pytest.mark.parametrize("change", [{"cpu_s": 0}, {"wall_s": -1}, {"memory_mib": 1.5}, {"file_mib": True}])

@@ -16,6 +16,7 @@ def answer(machine: str, number: int, *arguments: int, architecture: int | None 
     """What the filter of a job with process id PID returns."""
     words = {0: number, 4: architecture or syscalls.MACHINES[machine][0]}
     words |= {16 + 8 * place: value & 0xFFFFFFFF for place, value in enumerate(arguments)}
+    words |= {20 + 8 * place: (value >> 32) & 0xFFFFFFFF for place, value in enumerate(arguments)}
     code = [(c, t, f, PID if k == -1 else k) for c, t, f, k in seccomp.job_program(machine)]
     place = accumulator = 0
     while True:
@@ -33,7 +34,13 @@ def answer(machine: str, number: int, *arguments: int, architecture: int | None 
 @pytest.mark.parametrize("machine", syscalls.MACHINES)
 def test_every_number(machine: str):
     names = {number: name for name, number in syscalls.MACHINES[machine][1].items()}
-    special = {*syscalls.REFUSED, *syscalls.OWN_PID, *syscalls.OWN_PID_OR_0, *syscalls.ONE_OF}
+    special = {
+        *syscalls.REFUSED,
+        *syscalls.OWN_PID,
+        *syscalls.OWN_PID_OR_0,
+        *syscalls.ONE_OF,
+        *syscalls.WORDS,
+    }
     for number in (*range(600), 2**30, 2**30 + 57, 2**31, 2**32 - 1):
         name = names.get(number)
         if name in special:
@@ -61,6 +68,28 @@ def test_arguments(machine: str):
     assert answer(machine, numbers["ioctl"], 3, 0x5412) == DENY | errno.EPERM  # TIOCSTI
     assert answer(machine, numbers["clone3"]) == DENY | errno.ENOSYS
     assert answer(machine, numbers["clone"], 0x3D0F00) == DENY | errno.EAGAIN
+
+
+@pytest.mark.parametrize("machine", syscalls.MACHINES)
+def test_sockets_are_pairs_of_streams_that_reach_nobody(machine: str):
+    numbers, denied = syscalls.MACHINES[machine][1], DENY | errno.EPERM
+    for kind in (1, 1 | 0x800, 1 | 0x80000, 1 | 0x80800):
+        assert answer(machine, numbers["socketpair"], 1, kind, 0) == ALLOW
+    for family, kind in ((1, 2), (1, 3), (1, 5), (2, 1), (10, 1), (16, 1), (16, 3), (0, 1)):
+        assert answer(machine, numbers["socketpair"], family, kind, 0) == denied
+    for arguments, verdict in (
+        ((5, 0x7F00, 9, 0, 0, 0), ALLOW),
+        ((5, 0x7F00, 9, 0x4040, 0, 0), ALLOW),
+        ((5, 0x7F00, 9, 1, 0, 0), denied),  # MSG_OOB
+        ((5, 0x7F00, 9, 0, 0x7F00, 16), denied),  # an address, by its low half
+        ((5, 0x7F00, 9, 0, 0x7F00 << 32, 16), denied),  # and by its high half
+    ):
+        assert answer(machine, numbers["sendto"], *arguments) == verdict
+    assert answer(machine, numbers["recvfrom"], 5, 0x7F00, 9, 2, 0, 0) == ALLOW
+    assert answer(machine, numbers["recvfrom"], 5, 0x7F00, 9, 1, 0, 0) == denied
+    assert not {"socket", "connect", "bind", "listen", "accept", "sendmsg", "recvmsg", "sendmmsg"} & set(
+        numbers
+    )
 
 
 def test_another_architecture_kills():

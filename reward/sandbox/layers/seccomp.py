@@ -30,10 +30,18 @@ def refused(error: int) -> Answer:
     return ((_RET, 0, 0, _ERRNO | error),)
 
 
+def if_words(words: Mapping[int, tuple[int, ...]]) -> Answer:
+    """Allowed if each of these 32-bit words of the arguments has one of its values, else EPERM."""
+    answer: list[Instruction] = []
+    for word, values in words.items():
+        tests = [(_JEQ, len(values) - index, 0, value) for index, value in enumerate(values)]
+        answer += [(_LD, 0, 0, _ARGUMENTS + 4 * word), *tests, *refused(errno.EPERM)]
+    return (*answer, *ALLOWED)
+
+
 def if_argument(place: int, values: tuple[int, ...]) -> Answer:
     """Allowed if the low 32 bits of an argument are one of ``values``, else EPERM."""
-    tests = [(_JEQ, len(values) - index, 0, value) for index, value in enumerate(values)]
-    return ((_LD, 0, 0, _ARGUMENTS + 8 * place), *tests, *refused(errno.EPERM), *ALLOWED)
+    return if_words({2 * place: values})
 
 
 def program(architecture: int, answers: Mapping[int, Answer], default: Answer) -> list[Instruction]:
@@ -74,6 +82,8 @@ def _answer(name: str) -> Answer:
         return if_argument(syscalls.OWN_PID[name], (_OWN_PID,))
     if name in syscalls.OWN_PID_OR_0:
         return if_argument(syscalls.OWN_PID_OR_0[name], (0, _OWN_PID))
+    if name in syscalls.WORDS:
+        return if_words(syscalls.WORDS[name])
     if name in syscalls.ONE_OF:
         return if_argument(1, syscalls.ONE_OF[name])
     return ALLOWED
@@ -125,6 +135,7 @@ class Seccomp(Layer):
 
     def check(self, place: Place) -> None:
         _must_fail("socket", 1, 1, 0)
+        _must_fail("socketpair", 1, 2, 0, (ctypes.c_int * 2)())
         _must_fail("kill", os.getppid(), 0)
         _must_fail("unshare", 0)
         try:
@@ -137,7 +148,7 @@ class Seccomp(Layer):
         refuse(True, "fork")
 
 
-def _must_fail(name: str, *arguments: int) -> None:
+def _must_fail(name: str, *arguments: int | ctypes.Array[ctypes.c_int]) -> None:
     try:
         kernel.libc(name, *arguments)
     except OSError:

@@ -5,6 +5,10 @@ is not named here is refused, so a call that a future kernel adds is refused too
 others: sockets, ptrace, process_vm_*, pidfd_*, mount and namespaces, bpf, perf, keys, userfaultfd, io_uring,
 memfd and System V memory (memory outside the limits), execve, prctl, changes of user, group, session, CPU
 affinity or priority; chmod, chown, times and extended attributes, which Landlock does not cover.
+
+One kind of socket is allowed, because asyncio needs it: a connected pair of stream sockets of the process itself, which
+can reach nobody else: no address can be given, no descriptor passed (sendmsg), no out-of-band data sent. Its buffers are memory outside
+the limits, as a pipe's are: 13 MiB with all 64 descriptors.
 """
 
 import errno
@@ -13,7 +17,7 @@ _X86_64 = """
 read=0 write=1 open=2 close=3 stat=4 fstat=5 lstat=6 poll=7 lseek=8 mmap=9 mprotect=10 munmap=11 brk=12
 rt_sigaction=13 rt_sigprocmask=14 rt_sigreturn=15 ioctl=16 pread64=17 pwrite64=18 readv=19 writev=20 access=21
 pipe=22 select=23 sched_yield=24 mremap=25 madvise=28 dup=32 dup2=33 pause=34 nanosleep=35 getitimer=36
-alarm=37 setitimer=38 getpid=39 sendfile=40 clone=56 fork=57 vfork=58 exit=60 wait4=61 kill=62 uname=63
+alarm=37 setitimer=38 getpid=39 sendfile=40 sendto=44 recvfrom=45 socketpair=53 clone=56 fork=57 vfork=58 exit=60 wait4=61 kill=62 uname=63
 fcntl=72 fsync=74 fdatasync=75 ftruncate=77 getdents=78 getcwd=79 chdir=80 fchdir=81
 rename=82 mkdir=83 rmdir=84 creat=85 link=86 unlink=87 symlink=88 readlink=89 umask=95
 gettimeofday=96 getrlimit=97 getrusage=98 sysinfo=99 times=100 getuid=102 getgid=104 geteuid=107 getegid=108
@@ -38,7 +42,8 @@ clock_nanosleep=115 sched_getaffinity=123 sched_yield=124 restart_syscall=128 ki
 sigaltstack=132 rt_sigsuspend=133 rt_sigaction=134 rt_sigprocmask=135 rt_sigpending=136 rt_sigtimedwait=137
 rt_sigreturn=139 getpriority=141 getresuid=148 getresgid=150 times=153 getpgid=155 getsid=156 getgroups=158
 uname=160 getrlimit=163 setrlimit=164 getrusage=165 umask=166 getcpu=168 gettimeofday=169 getpid=172
-getppid=173 getuid=174 geteuid=175 getgid=176 getegid=177 gettid=178 sysinfo=179 brk=214 munmap=215
+getppid=173 getuid=174 geteuid=175 getgid=176 getegid=177 gettid=178 sysinfo=179 socketpair=199 sendto=206
+recvfrom=207 brk=214 munmap=215
 mremap=216 clone=220 mmap=222 fadvise64=223 mprotect=226 madvise=233 wait4=260 prlimit64=261 renameat2=276
 getrandom=278 membarrier=283 statx=291 rseq=293 clone3=435 close_range=436 openat2=437 faccessat2=439
 """
@@ -59,6 +64,15 @@ REFUSED = {"fork": errno.EAGAIN, "vfork": errno.EAGAIN, "clone": errno.EAGAIN, "
 OWN_PID = {"kill": 0, "tgkill": 0}
 #: The same, or 0, which stands for the caller too; for kill it would be the process group.
 OWN_PID_OR_0 = {"prlimit64": 0}
+#: Allowed when each of these 32-bit words of the arguments has one of these values; words 2 n and 2 n + 1 are the low and
+#: the high half of the argument at place n. AF_UNIX and SOCK_STREAM, with or without SOCK_NONBLOCK and SOCK_CLOEXEC; no
+#: address, and of the flags MSG_DONTWAIT and MSG_NOSIGNAL; MSG_PEEK, MSG_DONTWAIT and MSG_WAITALL.
+WORDS: dict[str, dict[int, tuple[int, ...]]] = {
+    "socketpair": {0: (1,), 2: (1, 0x801, 0x80001, 0x80801)},
+    "sendto": {6: (0, 0x40, 0x4000, 0x4040), 8: (0,), 9: (0,)},
+    "recvfrom": {6: (0, 2, 0x40, 0x42, 0x100)},
+}
+
 #: Allowed when the argument at place 1 is one of these: terminal queries and descriptor flags; descriptor
 #: flags and locks (not F_SETOWN, which sends signals, and F_SETPIPE_SZ).
 ONE_OF = {
