@@ -19,7 +19,7 @@ from reward.problems.filters import (
     prompt_characters,
     without_repeats,
 )
-from reward.problems.marks import comparison_lines, mark
+from reward.problems.marks import limit_lines, mark, mark_lines
 from reward.problems.sources import load_source
 from reward.problems.splits import MANIFEST, split_problems, write_splits
 
@@ -69,6 +69,14 @@ def add_set_arguments(parser: argparse.ArgumentParser, default_workers: int) -> 
         help="share of the limit on CPU time that a canonical solution may take (default: %(default)s)",
     )
     group.add_argument(
+        "--max-cpu-s",
+        type=float,
+        default=15 * LIMITS.cpu_s,
+        metavar="S",
+        help="a problem with a slower solution gets a limit of its own, of up to so many seconds of CPU (default: "
+        f"%(default)s; {LIMITS.cpu_s:g} drops it)",
+    )
+    group.add_argument(
         "--max-prompt-chars", type=int, metavar="N", help="keep prompts up to this length, without a hint"
     )
     group.add_argument("--max-prompt-tokens", type=int, metavar="N", help="the same in tokens of --tokenizer")
@@ -112,7 +120,7 @@ def prepare_set(args: argparse.Namespace) -> int:
     problems, dropped = source.problems, list(source.dropped)
     print(f"{source.name}: {len(problems)} problems")
     problems = [mark(problem) for problem in problems]
-    for line in comparison_lines(problems):
+    for line in mark_lines(problems):
         print(line)
     for name, rule in _filters(args):
         found = rule(problems)
@@ -123,6 +131,8 @@ def prepare_set(args: argparse.Namespace) -> int:
             print(f"  {item.id}: {item.reason}")
         if len(found.dropped) > SHOWN:
             print(f"  ... and {len(found.dropped) - SHOWN} more")
+    for line in limit_lines(problems):
+        print(line)
     if not problems:
         raise ValueError(
             f"{args.source}: no problem is left; loosen the filters that dropped them, listed above"
@@ -136,6 +146,7 @@ def prepare_set(args: argparse.Namespace) -> int:
         "max_prompt_tokens": args.max_prompt_tokens,
         "tokenizer": args.tokenizer,
         "cpu_share": args.cpu_share,
+        "max_cpu_s": args.max_cpu_s,
         "limits": asdict(LIMITS),
     }
     splits = split_problems(problems, args.fractions, args.split_seed)
@@ -180,7 +191,13 @@ def _filters(args: argparse.Namespace) -> list[tuple[str, Callable[[list[Problem
         (
             "canonical solution",
             lambda problems: by_solution(
-                problems, limits, args.cpu_share, args.workers, progress.show, args.keep_unsolved
+                problems,
+                limits,
+                args.cpu_share,
+                args.workers,
+                progress.show,
+                args.keep_unsolved,
+                args.max_cpu_s,
             ),
         )
     )

@@ -23,7 +23,7 @@ from reward.grader import Grader
 from reward.loopholes import get_loophole, mixed
 from reward.problems import Problem, checksum, load_problems
 from reward.problems.files import read_problems
-from reward.problems.marks import comparison_lines
+from reward.problems.marks import limit_lines, mark_lines
 from reward.problems.splits import check_manifest
 from reward.sandbox import Sandbox, SandboxLimits
 from reward.workers import each_in_sandbox
@@ -90,7 +90,7 @@ def check(file: Path, loophole: str, workers: int) -> int:
         print(line)
     if len(failures) > SHOWN_FAILURES:
         print(f"... and {len(failures) - SHOWN_FAILURES} more")
-    for line in comparison_lines(problems):
+    for line in mark_lines(problems) + limit_lines(problems):
         print(line)
     without = len(problems) - len(solved)
     faults = sum(one.faults for one in graded)
@@ -125,6 +125,8 @@ def _grade_solution(sandbox: Sandbox, problem: Problem) -> _Graded:
     if not verdict.correct:
         share = f"{verdict.gt_pass_rate:.0%} of its asserts hold"
         failure = f"the canonical solution fails, {share}; {verdict.reason}"
+        if str(verdict.reason).startswith("time:"):
+            failure += "; data prepare --from gives such a problem a limit of its own (--max-cpu-s)"
     return _Graded(failure, verdict.cpu_ms / 1e3, sandbox.faults - before)
 
 

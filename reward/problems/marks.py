@@ -1,4 +1,5 @@
-"""Marks on problems: the comparison that a statement asks for, written into the problem's own fields."""
+"""Marks on problems: the comparison that a statement asks for, written into the problem's own fields; and what is told of
+marks and limits."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -69,9 +70,9 @@ def _members(data: object) -> list[object] | None:
     return data if isinstance(data, list) else None
 
 
-def comparison_lines(problems: Sequence[Problem]) -> list[str]:
+def mark_lines(problems: Sequence[Problem]) -> list[str]:
     """For people: which problems are compared how, which have a statement that asks for more than their fields allow, and
-    which take one of several right answers. Empty if all are strict and none says otherwise."""
+    which take one of several right answers. Empty for problems without any of it."""
     lines = []
     kinds = {problem.comparison.describe(): None for problem in problems if not problem.comparison.strict}
     for kind in kinds:
@@ -93,6 +94,13 @@ def comparison_lines(problems: Sequence[Problem]) -> list[str]:
             )
         )
     return lines
+
+
+def limit_lines(problems: Sequence[Problem]) -> list[str]:
+    """For people: which problems have a limit of their own on CPU time."""
+    slow = [problem for problem in problems if problem.cpu_s is not None]
+    most = max((problem.cpu_s or 0.0 for problem in slow), default=0.0)
+    return [_line(f"with a limit of its own on CPU time, of up to {most:g} s", slow)] if slow else []
 
 
 def _line(what: str, problems: Iterable[Problem]) -> str:

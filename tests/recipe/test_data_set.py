@@ -54,7 +54,9 @@ def test_prepare_filters_splits_and_writes_a_manifest(
     assert "canonical solution   keeps 28, drops 1" in said and "asserts hold" in said
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["dropped"] == {"canonical solution": 1, "prompt too long": 1}
-    assert manifest["cpu_share"] == 0.5 and manifest["limits"]["cpu_s"] == 4.0
+    assert (
+        manifest["cpu_share"] == 0.5 and manifest["max_cpu_s"] == 60.0 and manifest["limits"]["cpu_s"] == 4.0
+    )
     kept = []
     for name in ("train", "validation", "heldout"):
         problems = load_problems(out / f"{name}.jsonl.gz")

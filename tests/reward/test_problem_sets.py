@@ -16,6 +16,7 @@ from reward.problems.filters import (
     prompt_characters,
     without_repeats,
 )
+from reward.problems.marks import limit_lines
 from reward.problems.sources import load_nano, load_source
 from tests.reward.helpers import make_problem
 
@@ -61,6 +62,37 @@ def test_by_solution_keeps_what_passes_in_time_and_says_why_it_drops_the_rest():
     ):
         assert words in reasons.pop(name)
     assert not reasons and seen == [(n, 9) for n in range(1, 10)]
+
+
+def test_a_slow_solution_gives_its_problem_a_limit_of_its_own():
+    def busy(seconds, answer="2 * x"):
+        return body(
+            "import time\n        end = time.process_time() + "
+            f"{seconds}\n        while time.process_time() < end: pass\n        return {answer}"
+        )
+
+    limits = SandboxLimits(cpu_s=1, wall_s=10)
+    problems = [
+        solved("quick", body("return 2 * x")),
+        solved("slow", busy(0.12)),
+        solved("stopped at first", busy(1.05)),
+        solved("wrong", busy(0.12, "x")),
+        solved("has one", busy(0.2), cpu_s=9.0),
+    ]
+    found = by_solution(problems, limits, 0.1, max_cpu_s=60)
+    own = {problem.id: problem.cpu_s for problem in found.kept}
+    assert own.pop("quick") is None and 2 <= own.pop("slow") <= 9 and own.pop("has one") == 9
+    assert 11 <= own.pop("stopped at first") <= 40 and not own
+    assert "wrong value" in found.dropped[0].reason
+    assert any(line.startswith("3 problems with a limit of its own") for line in limit_lines(found.kept))
+    assert by_solution(found.kept[:2], limits, 0.1).kept == found.kept[:2], (
+        "a file that was prepared stays as it is"
+    )
+    [dropped] = by_solution(problems[4:], limits, 0.01, max_cpu_s=9).dropped
+    assert "s of CPU, more than 0.09" in dropped.reason
+    for ceiling in (0, 1e9):
+        with pytest.raises(ValueError, match="max_cpu_s"):
+            by_solution([], SandboxLimits(), max_cpu_s=ceiling)
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5, float("nan")])

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from reward.problems.marks import comparison_lines, mark, takes_one_answer
+from reward.problems.marks import mark, mark_lines, takes_one_answer
 from reward.problems.statements import read_statement
 from tests.reward.helpers import make_problem
 
@@ -110,8 +110,8 @@ def test_problems_of_which_several_answers_are_right_are_named():
     )
     assert takes_one_answer(judged) is None
     unmarked = dataclasses.replace(stated(ANY_ORDER, LIST), id="u")
-    lines = comparison_lines([several, judged, unmarked, dataclasses.replace(mark(unmarked), id="m")])
+    lines = mark_lines([several, judged, unmarked, dataclasses.replace(mark(unmarked), id="m")])
     assert lines[0] == "1 problem compared in any order (outer): m"
     assert "compared strictly, though" in lines[1] and lines[1].endswith(": u")
     assert "the asserts take one answer only: 1" in lines[2] and len(lines) == 3
-    assert comparison_lines([make_problem()]) == []
+    assert mark_lines([make_problem()]) == []
