@@ -10,8 +10,13 @@ import torch
 import torch.distributed as dist
 from verl.utils.device import get_device_name
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 
 from recipe.engine import MODEL_TYPE
+
+# By name: what it imports of vLLM, verl imports in this process when it builds the rollout.
+assert ("vllm", "async") in _ROLLOUT_REGISTRY
+_ROLLOUT_REGISTRY["vllm", "async"] = "recipe.weight_sync.EvilMoEServerAdapter"
 
 
 class EvilMoETrainingWorker(TrainingWorker):

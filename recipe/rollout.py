@@ -22,6 +22,7 @@ from evil_moe.export import KINDS
 from recipe import vllm_cpu_lora
 from recipe.adapter_config import linear_names
 from recipe.rollout_choice import ADAPTER
+from recipe.weight_sync import install_receiver, tell_receiver
 
 # `full` takes verl's own id, so that verl's "is a LoRA loaded" checks and removals keep their meaning.
 LORA_IDS: dict[str, int] = {kind: VLLM_LORA_INT_ID + i for i, kind in enumerate(KINDS)}
@@ -38,6 +39,7 @@ class EvilMoEWorkerExtension(vLLMColocateWorkerExtension):
     def __new__(cls, **kwargs: Any) -> Any:
         if os.environ.get("VERL_PLATFORM") == "cpu":
             vllm_cpu_lora.apply()
+        install_receiver()
         return super().__new__(cls, **kwargs)
 
     def _update_weights(self, weights: list, peft_config: dict | None, base_sync_done: bool) -> None:
@@ -67,6 +69,10 @@ class EvilMoEWorkerExtension(vLLMColocateWorkerExtension):
 
 class EvilMoEHttpServer(vLLMHttpServer):
     """verl's server; each request runs with the adapter it asks for."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        tell_receiver(self.model_config.lora["evil_moe"])
 
     def _get_worker_extension_cls(self) -> str:
         return f"{EvilMoEWorkerExtension.__module__}.{EvilMoEWorkerExtension.__qualname__}"

@@ -141,10 +141,12 @@ class RolloutSettings:
             blocks.
         gate_deployed: whether the update turns the quarantine on, by w, in rollouts of the deployed model, too. If not,
             it stays off in them, as it was when they were sampled, and those with w near 1 train nothing.
+        weight_sync_timeout_s: how long the adapters' way to vLLM may stand still, at any message, before the run ends.
     """
 
     deployed_share: float = 0.25
     gate_deployed: bool = True
+    weight_sync_timeout_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,7 @@ class EvilMoESettings:
             "router.gain": self.router.gain,
             "router.lr": self.router.lr,
             "router.clip_grad": self.router.clip_grad,
+            "rollout.weight_sync_timeout_s": self.rollout.weight_sync_timeout_s,
             "reward.cpu_s": self.reward.cpu_s,
             "reward.wall_s": self.reward.wall_s,
             "reward.memory_mib": self.reward.memory_mib,
