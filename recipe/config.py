@@ -24,20 +24,27 @@ FILES = (
 )
 """Keys that hold paths: made absolute, since workers and later commands may run elsewhere."""
 CONFIG_DIR = Path(configs.__path__[0])
+GROUPS = ("preset", "arm")
+"""Config groups whose files merge into the whole config and are told apart by their names."""
 
 
 def compose(overrides: list[str]) -> DictConfig:
     """The whole config, checked, with absolute paths for what other processes read.
 
     Raises:
-        ValueError: an unknown arm, preset or key, or a value that is not allowed; says what there is.
+        ValueError: an unknown arm, preset or key, or a value that is not allowed; says what there is. Or as
+            `_check_files`.
     """
     # Every switch of the method, so that the command line can set what the YAML files leave at its default.
     defaults = OmegaConf.to_container(OmegaConf.structured(EvilMoESettings))
     ConfigStore.instance().store(name="evil_moe_defaults", node={"evil_moe": defaults})
     try:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = hydra.compose("evil_moe", overrides=overrides)
+            config = hydra.compose("evil_moe", overrides=overrides, return_hydra_config=True)
+            chosen = {group: config.hydra.runtime.choices[group] for group in GROUPS}
+            with open_dict(config):
+                del config["hydra"]
+            _check_files(config, chosen, overrides)
             settings_from(config.evil_moe)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error)) from error
@@ -50,6 +57,28 @@ def compose(overrides: list[str]) -> DictConfig:
                 OmegaConf.update(config, key, found)
         config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(CONFIG_DIR / "agent_loop.yaml")
     return config
+
+
+def _check_files(config: DictConfig, chosen: dict[str, str], overrides: list[str]) -> None:
+    """That the chosen files reached the keys they set, and name themselves: their runs' folders follow from it.
+
+    Raises:
+        ValueError: Hydra put a file's keys aside, as it does if another comment stands above its package line; or the
+            file goes by another's name, its parent's, say.
+    """
+    for group, name in chosen.items():
+        if group in config:
+            raise ValueError(
+                f"{group}={name}: its file's keys went under {group!r}, where nothing reads them: make "
+                "`# @package _global_` its very first line, with a licence or any other comment below it"
+            )
+        stated = config.evil_moe[group]
+        named = any(override.lstrip("+").startswith(f"evil_moe.{group}=") for override in overrides)
+        if stated != name and not named:
+            raise ValueError(
+                f"{group}={name} says of itself evil_moe.{group}={stated}, so its runs would count as that {group}'s and go "
+                f"to their folders: let its file set evil_moe.{group} to {name}"
+            )
 
 
 def _absolute(path: str) -> str:
@@ -84,7 +113,7 @@ def choices(group: str) -> list[str]:
 
 def _explain(error: Exception) -> str:
     text = str(error).strip()
-    for group in ("arm", "preset"):
+    for group in GROUPS:
         if f"'{group}/" in text:
             return f"{text.splitlines()[0]} Choose one of {choices(group)}."
     return text

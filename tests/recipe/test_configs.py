@@ -243,6 +243,32 @@ def test_composing_refuses(override: str, message: str):
         compose([override])
 
 
+@pytest.mark.parametrize(
+    ("group", "text", "message"),
+    [
+        ("arm", "# Licence: MIT\n# @package _global_\ndefaults: [router, _self_]\nevil_moe: {arm: mine}\n", "very first line"),
+        ("arm", "defaults: [router, _self_]\nevil_moe: {arm: mine}\n", "arm=mine: its file's keys went under 'arm'"),
+        ("preset", "# (c)\n# @package _global_\ndefaults: [nano, _self_]\nevil_moe: {preset: mine}\n", "under 'preset'"),
+        ("arm", "# @package _global_\ndefaults: [router, _self_]\nevil_moe: {pin: {weight: 0}}\n", r"of itself evil_moe\.arm=router"),
+        ("preset", "# @package _global_\ndefaults: [nano, _self_]\ntrainer: {save_freq: 1}\n", r"of itself evil_moe\.preset=nano"),
+        ("arm", "\n# @package _global_\n# Licence: MIT\ndefaults: [router, _self_]\nevil_moe: {arm: mine}\n", None),
+    ],
+    ids=["licence", "no-package", "preset-licence", "parents-name", "presets-name", "right"],
+)  # fmt: skip
+def test_a_file_of_ones_own_is_applied_or_refused(
+    group: str, text: str, message: str | None, tmp_path: Path
+) -> None:
+    """Hydra stops looking for a package at the first other comment, and then hides the file's keys under its group."""
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "mine.yaml").write_text(text)
+    overrides = [f"hydra.searchpath=[pkg://verl.trainer.config,file://{tmp_path}]", f"{group}=mine"]
+    if message is None:
+        assert compose(overrides).evil_moe.run_dir == str(Path.cwd() / "runs/nano/mine/seed0")
+        return
+    with pytest.raises(ValueError, match=message):
+        compose(overrides)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_takes_the_files_that_data_prepare_writes(preset: str):
     files = (
