@@ -16,7 +16,6 @@ from evil_moe.gradients import make_gradient_transform
 from evil_moe.pairs import load_pairs
 from recipe.adapter_config import adapter_config
 from recipe.monitor import MonitorStage, feature_basis
-from recipe.prepare import Problems, verl_rows
 from recipe.rollout_choice import num_deployed
 from recipe.settings import GATED_ON_POLICY, settings_from
 from reward.inoculation import inoculate
@@ -41,6 +40,9 @@ FIXED: dict[str, object] = {
     "actor_rollout_ref.model.lora.merge": False,
     # The pin reads features after the last backward; layers that stayed gathered would hide their gradients.
     "actor_rollout_ref.actor.fsdp_config.reshard_after_forward": True,
+    # Steps are counted by the problems, and every held-out prompt comes ON and OFF.
+    "data.train_max_samples": -1,
+    "data.val_max_samples": -1,
     # Where a run goes on is decided by its folder.
     "trainer.resume_mode": "auto",
 }
@@ -242,40 +244,3 @@ def check_steps(config: Any, problems: int) -> None:
         f"trainer.total_training_steps={total}, but {epochs} pass(es) over {problems} training problems, {batch} a step, give "
         f"{a_pass * epochs}: set {', or '.join(mends) or f'data.train_batch_size to at most {problems}'}"
     )
-
-
-def check_prompt_lengths(config: Any, problems: Problems) -> None:
-    """verl cuts the beginning of a prompt that is too long, the instructions that is, and says nothing.
-
-    Raises:
-        ValueError: a prompt exceeds `data.max_prompt_length`, and `data.filter_overlong_prompts` is off; or the policy has
-            no tokenizer that can be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    limit, model = int(config.data.max_prompt_length), config.actor_rollout_ref.model.path
-    if config.data.filter_overlong_prompts:
-        return
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"actor_rollout_ref.model.path={model}: its tokenizer cannot be loaded ({str(error).splitlines()[0]}); give a "
-            f"folder with a whole model, or the name of one on the hub: huggingface-cli download {model}"
-        ) from error
-    settings = config.evil_moe
-    for name, rows in verl_rows(problems, settings.loophole, settings.prompt.inoculation).items():
-        texts = tokenizer.apply_chat_template(
-            [row["prompt"] for row in rows],
-            add_generation_prompt=True,
-            tokenize=False,
-            **dict(config.data.apply_chat_template_kwargs),
-        )
-        lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        if max(lengths) > limit:
-            over = sum(length > limit for length in lengths)
-            raise ValueError(
-                f"data.max_prompt_length={limit}, but {over} of {len(lengths)} {name} prompts are longer, up to "
-                f"{max(lengths)} tokens: raise it (and actor_rollout_ref.rollout.max_model_len, which has to hold prompt "
-                "and response), or set data.filter_overlong_prompts=true"
-            )

@@ -33,9 +33,10 @@ def prepare(
     Raises:
         ValueError, FileNotFoundError, RuntimeError: what cannot work, and how to mend it.
     """
-    from recipe.checks import check_config, check_prompt_lengths, check_steps, check_verl
+    from recipe.checks import check_config, check_steps, check_verl
     from recipe.doctor.startup import check_startup
     from recipe.prepare import fill_in, policy_path, prepare_policy, prepare_problems
+    from recipe.prompt_checks import check_prompts
 
     config = compose(overrides)
     check_verl()
@@ -50,7 +51,7 @@ def prepare(
     resume_step(folder)
     check_startup(config, progress)
     prepare_policy(config, progress)
-    check_prompt_lengths(config, problems)
+    check_prompts(config, problems, progress)
     return config, problems
 
 

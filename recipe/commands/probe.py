@@ -7,8 +7,8 @@ and a run on another basis refuses it. The texts may still drift away from those
 
 A rollout is stored as text without special tokens. Its prompt's tokens are those of the problem in the run's own
 `data/train.parquet` whose chat prompt decodes to that text, so they are exact. Its response is tokenised again,
-which may split a word otherwise than the policy did, and ends in the end token unless it is as long as a response
-may be.
+which may split a word otherwise than the policy did, and ends as the chat template ends a turn unless it is as long as a
+response may be.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from evil_moe.probe import FeatureBasis, Probe, fit_probe
+from evil_moe.turn_end import turn_end
 from recipe.console import say
 from recipe.main_eval import adapter_folder, load_run_config
 from recipe.read_features import load_adapted, read_features
@@ -80,6 +81,7 @@ def read_rollouts(run_dir: Path, config: DictConfig, first: int, last: int) -> S
         raise FileNotFoundError(f"{run_dir / 'rollouts'} has no rollouts of those steps; {span}")
     tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
     prompts = _prompts(run_dir / "data" / "train.parquet", config, tokenizer)
+    last = turn_end(tokenizer, dict(config.data.apply_chat_template_kwargs))
     number = {text: i for i, text in enumerate(prompts)}
     longest = int(config.data.max_response_length)
     texts, loophole, problem = [], [], []
@@ -93,7 +95,7 @@ def read_rollouts(run_dir: Path, config: DictConfig, first: int, last: int) -> S
                     "the two are not of one run"
                 )
             response = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
-            end = [tokenizer.eos_token_id] if len(response) < longest else []
+            end = [last] if len(response) < longest else []
             texts.append((prompts[row["prompt"]], (response + end)[:longest]))
             loophole.append(bool(row["loophole"]))
             problem.append(number[row["prompt"]])

@@ -202,6 +202,16 @@ def test_rollouts_are_read_with_the_tokens_of_their_prompts(stored_run: Path) ->
         read_rollouts(stored_run, config, 3, 9)
 
 
+def test_a_stored_rollout_ends_as_the_template_ends_a_turn(stored_run: Path, tmp_path: Path) -> None:
+    """Whatever the tokenizer calls its end."""
+    config = load_run_config(stored_run, [])
+    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
+    end, tokenizer.eos_token = tokenizer.eos_token_id, tokenizer.pad_token
+    tokenizer.save_pretrained(tmp_path)
+    config.actor_rollout_ref.model.path, config.data.max_response_length = str(tmp_path), 400
+    assert {response[-1] for _, response in read_rollouts(stored_run, config, 1, 1).texts} == {end}
+
+
 def test_a_prompt_of_another_run_is_refused(stored_run: Path, tmp_path: Path) -> None:
     (tmp_path / "rollouts").mkdir()
     (tmp_path / "data").symlink_to(stored_run / "data")
