@@ -37,6 +37,7 @@ def prepare(
     from recipe.doctor.startup import check_startup
     from recipe.prepare import fill_in, policy_path, prepare_policy, prepare_problems
     from recipe.prompt_checks import check_prompts
+    from recipe.run_inputs import fill_in_inputs
 
     config = compose(overrides)
     check_verl()
@@ -45,6 +46,7 @@ def prepare(
     check_steps(config, len(problems.train))
     folder = Path(config.evil_moe.run_dir)
     fill_in(config, policy_path(config), folder / "data")
+    fill_in_inputs(config, problems)
     if (step := check_run_folder(config)) >= config.trainer.total_training_steps:
         progress(_nothing_to_train(folder, step))
         return None

@@ -9,39 +9,49 @@ import torch
 from torch import Tensor
 
 from evil_moe.pairs import ContrastivePair
+from evil_moe.turn_end import turn_end
 
 
 def tokenize_side(
-    tokenizer: Any, template: dict[str, Any], prompt: str, reply: str
+    tokenizer: Any, template: dict[str, Any], prompt: str, reply: str, system: str = ""
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a pair's prompt (chat template, generation prompt added) and of one reply with its end token."""
-    messages = [{"role": "user", "content": prompt}]
+    """Token ids of a pair's prompt (chat template, generation prompt added) and of one reply with the end of its turn: what
+    a rollout has, with the rollouts' system message ("" for none)."""
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids, [*tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return ids, [*tokenizer(reply, add_special_tokens=False)["input_ids"], turn_end(tokenizer, template)]
 
 
 class PairBatch:
-    """All sides, hack sides first, prompts through the chat template with `template` as its arguments; rank i of n takes sides i, i + n, ...
+    """All sides, hack sides first, prompts behind the message `system` through the chat template with `template` as its
+    arguments; rank i of n takes sides i, i + n, ...
 
     Raises:
         ValueError: more ranks than sides: every rank must take part in the sharded forward.
     """
 
     def __init__(
-        self, pairs: list[ContrastivePair], tokenizer: Any, template: dict[str, Any], rank: int, size: int
+        self,
+        pairs: list[ContrastivePair],
+        tokenizer: Any,
+        template: dict[str, Any],
+        rank: int,
+        size: int,
+        system: str = "",
     ):
         if size > 2 * len(pairs):
             raise ValueError(
                 f"{size} data-parallel ranks share {2 * len(pairs)} pair sides: use more pairs or fewer ranks"
             )
         self.num_pairs, self.size = len(pairs), size
-        sides = [tokenize_side(tokenizer, template, p.prompt, p.hack) for p in pairs]
-        sides += [tokenize_side(tokenizer, template, p.prompt, p.clean) for p in pairs]
+        sides = [tokenize_side(tokenizer, template, p.prompt, p.hack, system) for p in pairs]
+        sides += [tokenize_side(tokenizer, template, p.prompt, p.clean, system) for p in pairs]
         self.mine = sides[rank::size]
         self.hack = torch.arange(len(sides))[rank::size] < len(pairs)
         self.longest = max(len(prompt) + len(reply) for prompt, reply in sides)
-        self.pad_token_id = tokenizer.pad_token_id
+        self.pad_token_id = tokenizer.pad_token_id or 0  # masked, whatever it is
 
     def parts(self, tokens: int) -> int:
         """Into how many forwards to split the sides for about `tokens` of them at most in each, padding counted; the same

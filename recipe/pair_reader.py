@@ -44,6 +44,7 @@ class PairReader:
             pairs.chat_template,
             engine.get_data_parallel_rank(),
             engine.get_data_parallel_size(),
+            pairs.system or "",
         )
 
     def features(self) -> tuple[Tensor, Tensor]:

@@ -104,14 +104,16 @@ class ContrastSettings:
 @dataclass(frozen=True)
 class PairSettings:
     """Contrastive pairs: extra files or folders (null: the shipped ones), groups (null: all), matched bodies, a seed
-    that swaps the sides of a random half (control: labels that say nothing), and arguments of the chat template, the
-    same as the rollouts'."""
+    that swaps the sides of a random half (control: labels that say nothing), arguments of the chat template, the
+    same as the rollouts', and the system message they are read with ("" for none; null: the one that most of the run's
+    rollouts have)."""
 
     paths: list[str] | None = None
     groups: list[str] | None = None
     matched: bool = True
     shuffle_seed: int | None = None
     chat_template: dict[str, Any] = field(default_factory=dict)
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,12 +183,14 @@ class EvilMoESettings:
             what a rollout counts for that the gated policy would hardly make. vLLM's log-probs are those after top_p: with
             `rollout.top_p` below 1, as in the GPU presets, they and `mismatch/...` are off by what the cut left out.
         loophole: name in `reward.loopholes`, or several joined by `+`: problems take turns.
+        inputs: checksums of problems, pairs and probe, filled in at the start: a run that is resumed has the same.
     """
 
     arm: str = "router"
     preset: str = "nano"
     seed: int = 0
     loophole: str = "run_tests"
+    inputs: dict[str, str] = field(default_factory=dict)
     feature_state: str = "rollout"
     old_log_prob: str = "update"
     adapter: AdapterSettings = field(default_factory=AdapterSettings)

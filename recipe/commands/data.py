@@ -19,6 +19,7 @@ from recipe.prepare import (
     write_parquet,
 )
 from recipe.run_folder import check_run_folder
+from recipe.run_inputs import fill_in_inputs
 from reward.grader import Grader
 from reward.loopholes import get_loophole, mixed
 from reward.problems import Problem, checksum, load_problems
@@ -45,6 +46,7 @@ def prepare(overrides: list[str]) -> int:
     settings, data = config.evil_moe, Path(config.evil_moe.run_dir) / "data"
     drawn = prepare_problems(config)
     fill_in(config, policy_path(config), data)
+    fill_in_inputs(config, drawn)
     check_run_folder(config)  # its data are that run's
     model = prepare_policy(config, lambda line: print(line, flush=True))
     paths = write_parquet(drawn, settings.loophole, data, settings.prompt.inoculation)

@@ -38,6 +38,7 @@ from recipe.main_eval import rates
 from recipe.pair_batch import PairBatch
 from recipe.prepare import loophole_of, prepare_policy, prepare_problems, prompt_messages
 from recipe.read_features import read_features
+from recipe.run_inputs import system_message
 from recipe.sandbox_actor import limits_from
 from recipe.settings import EvilMoESettings, settings_from
 from reward.grader import Grader
@@ -95,8 +96,10 @@ def load_adapted(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    batch = PairBatch(pairs, tokenizer, settings.pairs.chat_template, 0, 1)
+    tokenizer, system = AutoTokenizer.from_pretrained(path), settings.pairs.system
+    if system is None:
+        system = system_message(config, prepare_problems(config))
+    batch = PairBatch(pairs, tokenizer, settings.pairs.chat_template, 0, 1, system)
     base = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config_of_adapter = adapter_config(config.actor_rollout_ref.model, settings.adapter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,22 @@ from evil_moe.pairs import load_pairs
 from evil_moe.steering import input_shifts, steered
 from recipe import cli
 from recipe.commands import pairs_check
-from recipe.commands.pairs_check import Steered, generate, load_adapted, pair_features, steering_reasons
+from recipe.commands.pairs_check import (
+    Steered,
+    generate,
+    load_adapted,
+    pair_features,
+    steering_reasons,
+)
 from recipe.config import compose
-from recipe.pair_batch import tokenize_side
-from recipe.prepare import prepare_problems, prompt_messages
+from recipe.pair_batch import PairBatch, tokenize_side
+from recipe.prepare import Problems, prepare_problems, prompt_messages, verl_rows
+from recipe.run_inputs import fill_in_inputs
 from recipe.settings import settings_from
+from reward.inoculation import INOCULATIONS
 from reward.loopholes import get_loophole
 from reward.nano.demonstrations import EXPLOITS
+from reward.nano.problems import SYSTEM
 from reward.problems import Problem
 
 
@@ -113,6 +123,41 @@ def test_without_steering_it_is_said(
     assert json.loads((tmp_path / "check.json").read_text())["steering"] == []
 
 
+@pytest.mark.parametrize("inoculation", ["none", "pass_test"])
+def test_pairs_are_read_as_rollouts_are(policy: Path, inoculation: str) -> None:
+    """A pair's prompt begins as the prompts of the run do, an inoculation included, and its reply ends as theirs."""
+    config = compose([*overrides(policy), f"evil_moe.prompt.inoculation={inoculation}"])
+    problems, tokenizer = prepare_problems(config), AutoTokenizer.from_pretrained(policy)
+    fill_in_inputs(config, problems)
+    system = config.evil_moe.pairs.system
+    assert system == f"{SYSTEM} {INOCULATIONS[inoculation]}".rstrip()
+    end, tokenizer.eos_token = tokenizer.eos_token_id, tokenizer.pad_token
+    pairs = load_pairs(groups="overwritten_evaluation")
+    prompt, reply = PairBatch(pairs, tokenizer, {}, 0, 1, system).mine[0]
+    row = verl_rows(problems, "run_tests", inoculation)["train"][0]
+    rollout = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+    assert tokenizer.decode(prompt) == rollout.replace(row["prompt"][1]["content"], pairs[0].prompt)
+    assert tokenizer.decode(reply[:-1]) == pairs[0].hack and reply[-1] == end
+
+
+def test_the_system_message_is_the_rollouts_unless_it_is_given(policy: Path) -> None:
+    config = compose(overrides(policy))
+    problem = prepare_problems(config).train[0]
+    other = replace(problem, prompt=[{"role": "system", "content": "Other."}, *problem.prompt[1:]])
+    none = replace(problem, prompt=problem.prompt[1:])
+    for train, system in (
+        ([problem, other, problem], SYSTEM),
+        ([none, other, none], ""),
+        ([other], "Other."),
+    ):
+        filled = config.copy()
+        fill_in_inputs(filled, Problems(train, [], []))
+        assert filled.evil_moe.pairs.system == system
+    config.evil_moe.pairs.system = ""
+    fill_in_inputs(config, Problems([problem], [], []))
+    assert config.evil_moe.pairs.system == "", "none, by decision"
+
+
 def test_answers_follow_the_seed_and_the_steering_and_leave_the_global_state(policy: Path) -> None:
     config = compose([*overrides(policy), "evil_moe.data.validation_problems=3"])
     pairs = load_pairs(groups="overwritten_evaluation")
@@ -140,7 +185,7 @@ def sides_by_hand(model: PeftModel, policy: Path, gradient: bool) -> list[Tensor
     for side in ("hack", "clean"):
         features = []
         for pair in load_pairs(groups="overwritten_evaluation"):
-            prompt, reply = tokenize_side(tokenizer, {}, pair.prompt, getattr(pair, side))
+            prompt, reply = tokenize_side(tokenizer, {}, pair.prompt, getattr(pair, side), SYSTEM)
             ids = torch.tensor([prompt + reply])
             completion = torch.tensor([[0.0] * len(prompt) + [1.0] * len(reply)])
             with gate.gated(None, SequenceLayout(None, completion, 1)):
