@@ -29,8 +29,10 @@ overrides are Hydra's, key=value:
   trainer.total_training_steps=30, evil_moe.pin.weight=0.5, ...   any other key of the config
 """
 EVAL_OVERRIDES = """\
-arm=... preset=... seed=... name the run, as they did in training. Other overrides are key=value of keys that the run's
-config has, e.g. evil_moe.eval.samples_per_problem=4; Hydra's +key=, ++key= and ~key are for training alone.
+arm=... preset=... seed=... name the run, as they did in training; so does evil_moe.loophole=..., if it was trained with one
+of its own. Other overrides are key=value of keys that the run's config has, e.g. evil_moe.eval.samples_per_problem=4;
+Hydra's +key=, ++key= and ~key are for training alone. RUN_DIR evil_moe.loophole=... asks a run in another mode: the
+result goes to a folder beside eval/, as does one of an earlier step.
 """
 
 _FILE_MENDS = {
@@ -201,7 +203,9 @@ def _parser() -> argparse.ArgumentParser:
         default=128,
         help="held-out problems, of the validation split (default: %(default)s)",
     )
-    check_pairs.add_argument("--out", type=Path, help="where to (default: <run's folder>/pairs)")
+    check_pairs.add_argument(
+        "--out", type=Path, help="where to (default: pairs, or pairs-<overrides>, in the run's folder)"
+    )
     check_pairs.set_defaults(handler=handlers.handle_pairs_check)
     show_pairs = command(pairs, "show", "list the pairs of a config, or print one", OVERRIDES)
     show_pairs.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import configs
+from recipe.run_names import slug
 from recipe.settings import EvilMoESettings, settings_from
 
 FILES = (
@@ -45,6 +46,7 @@ def compose(overrides: list[str]) -> DictConfig:
             with open_dict(config):
                 del config["hydra"]
             _check_files(config, chosen, overrides)
+            config.evil_moe.variant = config.evil_moe.variant or _variant(config, overrides)
             settings_from(config.evil_moe)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error)) from error
@@ -57,6 +59,15 @@ def compose(overrides: list[str]) -> DictConfig:
                 OmegaConf.update(config, key, found)
         config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(CONFIG_DIR / "agent_loop.yaml")
     return config
+
+
+def _variant(config: DictConfig, overrides: list[str]) -> str:
+    """What sets the folders of runs apart whose loophole is not the preset's or the arm's own; empty for theirs."""
+    others = [o for o in overrides if o.lstrip("+").partition("=")[0] != "evil_moe.loophole"]
+    if len(others) == len(overrides):
+        return ""
+    own = hydra.compose("evil_moe", overrides=others).evil_moe.loophole
+    return "" if own == config.evil_moe.loophole else f"@{slug(config.evil_moe.loophole)}"
 
 
 def _check_files(config: DictConfig, chosen: dict[str, str], overrides: list[str]) -> None:

@@ -32,6 +32,7 @@ from recipe.eval_sides import (
 )
 from recipe.prepare import prepare_problems
 from recipe.run_folder import changes, checkpoint_steps, latest_step, read_config
+from recipe.run_names import eval_name, set_aside
 from recipe.sandbox_actor import limits_from
 from recipe.settings import settings_from
 from reward.grader import Grader
@@ -85,15 +86,27 @@ def made_with(run_dir: Path, config: DictConfig) -> dict[str, Any]:
     }
 
 
+def eval_folder(run_dir: Path, step: int | None, overrides: list[str]) -> Path:
+    """Where an evaluation of a step (None: the last one) is kept: the run's own in `eval/`, of which reports read, and one
+    in another mode, of an earlier step or with other keys beside it.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_run_config`.
+    """
+    latest = latest_step(run_dir)
+    how = made_with(run_dir, load_run_config(run_dir, overrides))
+    return run_dir / eval_name(latest if step is None else step, latest, how)
+
+
 def stored_result(run_dir: Path, step: int | None, overrides: list[str]) -> dict[str, Any] | None:
     """The evaluation on disk if it is of this step (None: the last one) and made in this way. If it is another, a line
-    says so.
+    says so. One in another mode, or with other keys, has a folder of its own (`eval_folder`).
 
     Raises:
         ValueError: it cannot be read, or as `load_run_config`. FileNotFoundError: as `load_run_config`.
     """
     wanted = made_with(run_dir, load_run_config(run_dir, overrides))
-    path = run_dir / "eval" / "eval.json"
+    path = eval_folder(run_dir, step, overrides) / "eval.json"
     if not path.is_file():
         return None
     result, step = read_json(path), latest_step(run_dir) if step is None else step
@@ -155,7 +168,8 @@ def rates_by_loophole(by_side: dict[str, list[Verdict]]) -> dict[str, dict[str, 
 
 
 def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | None = None) -> int:
-    """Evaluate ON and OFF, write `eval/`, print the table and the ablation line; returns the exit code.
+    """Evaluate ON and OFF, write `eval_folder`, print the table and the ablation line; returns the exit code. What is there
+    of another step or size is kept under another name.
 
     Raises:
         FileNotFoundError, ValueError: as `load_run_config`, `adapter_folder` and `prepare_problems`; or the policy that the
@@ -169,22 +183,29 @@ def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | 
             "evil-moe data prepare with the run's arm, preset and seed, at the run's commit"
         )
     adapter, step = adapter_folder(run_dir, step)
-    problems, out = prepare_problems(config).evaluation, run_dir / "eval"
+    problems, how = prepare_problems(config).evaluation, made_with(run_dir, config)
+    out = run_dir / eval_name(step, latest_step(run_dir), how)
     variables = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars", default=None) or {}
     os.environ.update({key: str(value) for key, value in variables.items()})
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     say(f"evaluating step {step} on {len(problems)} held-out problems, ON and OFF")
+    if aside := set_aside(out, step, how):
+        say(f"the evaluation that was in {os.path.relpath(out)} is now in {os.path.relpath(aside)}")
     out.mkdir(exist_ok=True)
     try:
         with divert_output(out / "eval.log", verbose=False):
             result, rows = _evaluate(config, problems, adapter, out)
     except Exception as error:  # noqa: BLE001  # whatever failed in vLLM or the sandbox
         return report_failure("evaluation", error, out / "eval.log", "The checkpoint is untouched.")
-    result = {"step": step, "made_with": made_with(run_dir, config), **result}
+    result = {"step": step, "made_with": how, **result}
     _write(out / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     _write(out / "table.md", _table(result))
     _write(out / "eval.json", json.dumps(result, indent=2) + "\n")
     print(_table(result))
+    if out.name != "eval":
+        say(
+            f"kept in {os.path.relpath(out)}; the run's own evaluation is in {os.path.relpath(run_dir / 'eval')}"
+        )
     print(ablation_line(result), flush=True)
     return 0
 

@@ -39,6 +39,8 @@ _FREE_KEYS = (
     "trainer.logger",
     "ray_kwargs",
 )
+# The method's switches once more, for the workers.
+_MIRROR = "actor_rollout_ref.model.lora.evil_moe."
 
 
 def _git_state(folder: Path) -> dict[str, Any]:
@@ -221,7 +223,7 @@ def check_run_folder(config: DictConfig) -> int:
         # A schedule ends at the last step: with more of them the learning rate would jump, and not be that of a longer run.
         scheduled = config.actor_rollout_ref.actor.optim.lr_scheduler_type != "constant"
         free = _FREE_KEYS if scheduled else (*_FREE_KEYS, _STEPS)
-        differ = {key: pair for key, pair in found.items() if not key.startswith(free)}
+        differ = {key: pair for key, pair in found.items() if not key.startswith((*free, _MIRROR))}
         if differ:
             shown = ", ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in list(differ.items())[:5])
             raise ValueError(

@@ -183,6 +183,8 @@ class EvilMoESettings:
             what a rollout counts for that the gated policy would hardly make. vLLM's log-probs are those after top_p: with
             `rollout.top_p` below 1, as in the GPU presets, they and `mismatch/...` are off by what the cut left out.
         loophole: name in `reward.loopholes`, or several joined by `+`: problems take turns.
+        variant: behind the preset's name in the folders of runs; where the command line sets another loophole than the
+            preset's, it is `@` and that loophole, so that the two tasks share no folder.
         inputs: checksums of problems, pairs and probe, filled in at the start: a run that is resumed has the same.
     """
 
@@ -190,6 +192,7 @@ class EvilMoESettings:
     preset: str = "nano"
     seed: int = 0
     loophole: str = "run_tests"
+    variant: str = ""
     inputs: dict[str, str] = field(default_factory=dict)
     feature_state: str = "rollout"
     old_log_prob: str = "update"

@@ -20,6 +20,11 @@ def _names_the_run(override: str) -> bool:
     return override.partition("=")[0] in ("arm", "preset", "seed", "evil_moe.run_dir", "hydra.searchpath")
 
 
+def _tells_its_task(override: str) -> bool:
+    """Where a run is described, and not named by its folder: what it was trained on is in the folder's name, too."""
+    return override.partition("=")[0] in ("evil_moe.loophole", "evil_moe.variant")
+
+
 def _run_dir(folders: list[Path], overrides: list[str]) -> Path:
     """The folder that was named, or the one of the run that the overrides describe."""
     if len(folders) > 1:
@@ -31,7 +36,7 @@ def _run_dir(folders: list[Path], overrides: list[str]) -> Path:
         return folders[0]
     from recipe.config import compose
 
-    return Path(compose(naming).evil_moe.run_dir)
+    return Path(compose([*naming, *filter(_tells_its_task, overrides)]).evil_moe.run_dir)
 
 
 def handle_train(args: argparse.Namespace) -> int:
@@ -44,6 +49,8 @@ def handle_eval(args: argparse.Namespace) -> int:
     folders, overrides = _split_run(args.run)
     run_dir = _run_dir(folders, overrides)
     overrides = [override for override in overrides if not _names_the_run(override)]
+    if not folders:
+        overrides = [override for override in overrides if not _tells_its_task(override)]
     for key, value in (("data.eval_problems", args.problems), ("eval.samples_per_problem", args.samples)):
         if value is not None:
             if value < 1:
@@ -52,7 +59,7 @@ def handle_eval(args: argparse.Namespace) -> int:
     from recipe import main_eval
 
     if args.reuse and (result := main_eval.stored_result(run_dir, args.step, overrides)):
-        folder = run_dir / "eval"
+        folder = main_eval.eval_folder(run_dir, args.step, overrides)
         print(f"step {result['step']} is evaluated: {os.path.relpath(folder / 'eval.json')}")
         print((folder / "table.md").read_text())
         print(main_eval.ablation_line(result))
@@ -70,6 +77,10 @@ def handle_report(args: argparse.Namespace) -> int:
     from evil_moe.report import write_report
 
     folders, overrides = _split_run(args.run)
+    if rest := [o for o in overrides if not (_names_the_run(o) or _tells_its_task(o))]:
+        raise ValueError(
+            f"{' '.join(rest)}: a report is of a run as it was, named by its folder, or by arm=... preset=... seed=..."
+        )
     if overrides or not folders:
         folders = [_run_dir(folders, overrides)]
     single = folders[0] if len(folders) == 1 else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -137,10 +139,22 @@ def test_a_run_is_found_by_its_overrides():
     )
 
 
+def test_a_run_is_found_by_its_loophole_where_that_is_its_own():
+    found = handlers._run_dir([], ["arm=none", "evil_moe.loophole=none", "evil_moe.data.eval_problems=3"])
+    assert found == Path("runs/nano@none/none/seed0").absolute()
+    with pytest.raises(ValueError, match=r"evil_moe\.pin\.weight=0: a report is of a run as it was"):
+        handlers.handle_report(argparse.Namespace(run=["arm=none", "evil_moe.pin.weight=0"]))
+
+
 @pytest.fixture
 def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run whose step 40 is evaluated; another evaluation is noted in `again` and not made."""
-    settings = {"seed": 0, "data": {"eval_problems": 160}, "eval": {"samples_per_problem": 2}}
+    settings = {
+        "seed": 0,
+        "loophole": "run_tests",
+        "data": {"eval_problems": 160},
+        "eval": {"samples_per_problem": 2, "markers": "train"},
+    }
     policy = {"model": {"path": str(tmp_path)}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"evil_moe": settings, "actor_rollout_ref": policy}))
     for folder in ("eval", "checkpoints"):
@@ -180,6 +194,41 @@ def test_an_evaluation_says_what_it_was_made_with(evaluated: Path, monkeypatch: 
         "seed": 0,
         "overrides": {"evil_moe.eval.samples_per_problem": 1},
     }
+
+
+def test_an_evaluation_in_another_mode_or_of_another_step_writes_over_none(
+    evaluated: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.undo()  # the evaluation itself, but for its answers
+    before = (evaluated / "eval/eval.json").read_bytes()
+    side = {"hack": 0.25, "loophole": 0.5, "solve": 0.5, "compile": 1.0}
+    monkeypatch.setattr(main_eval, "adapter_folder", lambda run_dir, step: (run_dir, step or 40))
+    monkeypatch.setattr(main_eval, "prepare_problems", lambda config: SimpleNamespace(evaluation=[]))
+    monkeypatch.setattr(main_eval, "_evaluate", lambda *args: ({"on": side, "off": side}, []))
+    other = {
+        "eval-loophole-none": ["evil_moe.loophole=none"],
+        "eval-eval.markers-eval": ["evil_moe.eval.markers=eval", "--samples", "1"],
+        "eval-step15": ["--step", "15"],
+        "eval-step15-loophole-run_tests+exit_code": [
+            "evil_moe.loophole=run_tests+exit_code",
+            "--step",
+            "15",
+        ],
+    }
+    for name, arguments in other.items():
+        assert cli.main(["eval", str(evaluated), *arguments]) == 0
+        assert (evaluated / name / "eval.json").is_file() and (
+            evaluated / "eval/eval.json"
+        ).read_bytes() == before
+        assert cli.main(["eval", "--reuse", str(evaluated), *arguments]) == 0
+        assert f"is evaluated: {os.path.relpath(evaluated / name)}/eval.json" in capsys.readouterr().out
+    # The run's own at another size, and once more when the run is longer: each earlier one stays.
+    assert cli.main(["eval", str(evaluated), "--samples", "1"]) == 0
+    (evaluated / "checkpoints/latest_checkpointed_iteration.txt").write_text("60")
+    assert cli.main(["eval", str(evaluated), "--step", "60"]) == 0
+    assert (evaluated / "eval-of-step40-160x2/eval.json").read_bytes() == before
+    assert json.loads((evaluated / "eval-of-step40-160x1/eval.json").read_text())["step"] == 40
+    assert json.loads((evaluated / "eval/eval.json").read_text())["step"] == 60
 
 
 def test_eval_reuses_a_result_of_the_same_step(evaluated: Path, capsys: pytest.CaptureFixture[str]):

@@ -28,6 +28,7 @@ from recipe.commands.pairs_check import (
     generate,
     load_adapted,
     pair_features,
+    pairs_name,
     steering_reasons,
 )
 from recipe.config import compose
@@ -156,6 +157,13 @@ def test_the_system_message_is_the_rollouts_unless_it_is_given(policy: Path) -> 
     config.evil_moe.pairs.system = ""
     fill_in_inputs(config, Problems([problem], [], []))
     assert config.evil_moe.pairs.system == "", "none, by decision"
+
+
+def test_checks_of_other_pairs_do_not_share_a_folder() -> None:
+    assert pairs_name(["arm=router", "preset=nano", "seed=1"]) == "pairs"
+    assert pairs_name(["seed=1", "evil_moe.pairs.matched=false"]) == "pairs-evil_moe.pairs.matched-false"
+    long = [pairs_name([f"evil_moe.pairs.paths=[/{'x' * 99}/{name}.yaml]"]) for name in "ab"]
+    assert long[0] != long[1] and all(len(name) < 100 and "/" not in name for name in long)
 
 
 def test_answers_follow_the_seed_and_the_steering_and_leave_the_global_state(policy: Path) -> None:

@@ -12,11 +12,15 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from evil_moe.probe import PROBE_FILE
 from evil_moe.report.prereg import fingerprint
 from recipe.config import compose, prereg_file
-from recipe.run_folder import LOCK, last_logged_step, open_run_folder, provenance
+from recipe.prepare import Problems
+from recipe.run_folder import LOCK, check_run_folder, last_logged_step, open_run_folder, provenance
+from recipe.run_inputs import fill_in_inputs
 from recipe.run_log import RunLog
 from recipe.settings import settings_from
+from reward.problems.sources import load_nano
 from tests.conftest import ROOT
 from tests.recipe.test_train_start import save_checkpoint
 
@@ -72,6 +76,50 @@ def test_a_run_with_another_config_is_left_as_it_is(tmp_path: Path) -> None:
     with refused, open_run_folder(composed(tmp_path, "evil_moe.pin.weight=0.5")):
         pass
     assert len(starts(tmp_path)) == 1
+
+
+def test_a_run_with_another_loophole_than_its_presets_has_a_folder_of_its_own() -> None:
+    def folder(*overrides: str) -> str:
+        config = compose(list(overrides))
+        name = Path(config.evil_moe.run_dir).relative_to(Path.cwd() / "runs").as_posix()
+        assert config.trainer.experiment_name == name.replace("/", "-"), "wandb tells them apart as well"
+        return name
+
+    assert folder("evil_moe.loophole=run_tests", "seed=1") == "nano/router/seed1", "what it is anyway"
+    assert folder("evil_moe.loophole=none", "arm=none") == "nano@none/none/seed0"
+    assert folder("++evil_moe.loophole=run_tests", "preset=nano_long") == "nano_long@run_tests/router/seed0"
+    config = compose(
+        ["evil_moe.loophole=none", "evil_moe.variant=-mine", "evil_moe.run_dir=/x", "arm=probe_penalty"]
+    )
+    assert (config.evil_moe.variant, config.evil_moe.run_dir) == ("-mine", "/x"), "what is given stays"
+    assert config.evil_moe.monitor.probe.endswith("runs/nano-mine/probe/seed0")
+
+
+def test_a_run_whose_files_have_changed_is_left_as_it_is(tmp_path: Path) -> None:
+    """The same names, and other problems, pairs or another probe behind them: the config alone would not show it."""
+    pairs, probe, run = tmp_path / "pairs.yaml", tmp_path / "probe", tmp_path / "run"
+    shipped = (ROOT / "evil_moe/pairs/overwritten_evaluation.yaml").read_text()
+    probe.mkdir()
+    paths = [f"evil_moe.pairs.paths=[{pairs}]", f"evil_moe.monitor.probe={probe}"]
+    plain, drawn = composed(run, "arm=probe_penalty", *paths), load_nano("train", 3, 0)
+
+    def config(changed: str | None) -> DictConfig:
+        pairs.write_text(shipped.replace("return True", "return 1") if changed == "pairs" else shipped)
+        (probe / PROBE_FILE).write_bytes(b"another" if changed == "probe" else b"a probe")
+        train = drawn[1:] if changed == "train" else drawn[:2]
+        validation = drawn[:1] if changed == "validation" else drawn[2:]
+        filled = plain.copy()
+        fill_in_inputs(filled, Problems(train, validation, evaluation=[]))
+        return filled
+
+    with open_run_folder(config(None)):
+        (run / "metrics.jsonl").touch()
+    assert check_run_folder(config(None)) == 0
+    for changed in ("train", "validation", "pairs", "probe"):
+        with pytest.raises(
+            ValueError, match=rf"\(1 keys differ: evil_moe\.inputs\.{changed}: '[0-9a-f]{{16}}'"
+        ):
+            check_run_folder(config(changed))
 
 
 def test_a_run_whose_learning_rate_ends_with_it_is_not_made_longer(tmp_path: Path) -> None:
