@@ -87,6 +87,7 @@ class _Carrier:
     def __init__(self, source: str, target: ast.expr) -> None:
         self._lines = source.splitlines()
         self._function = ast.unparse(target)
+        self._texts: list[str] = []
         self._size = 0
         self.names: dict[str, ast.expr] = {}
         self._changing: dict[str, int] = {}  # names of values that may change, and how often they were used
@@ -171,7 +172,8 @@ class _Carrier:
                 for part in parts:
                     self._assert(part, node)
                 return
-        calls = {ast.unparse(call) for call in self._calls(test)}
+        found = self._calls(test)
+        calls = {ast.unparse(call) for call in found} if len(found) > 1 else set(map(id, found))
         if len(calls) != 1:
             count = (
                 f"calls {self._function} {len(calls)} times" if calls else f"does not call {self._function}"
@@ -179,9 +181,8 @@ class _Carrier:
             raise self._refused(
                 node, f"{count}; an assert must call it once, so that its value can be judged"
             )
-        found = self._calls(test)
         if len(found) > 1:
-            test = _applied(_ANSWER, _ReplaceAll(next(iter(calls))).visit(copy.deepcopy(test)), found[0])
+            test = _applied(_ANSWER, _ReplaceAll(ast.unparse(found[0])).visit(copy.deepcopy(test)), found[0])
         if (
             isinstance(test, ast.Compare)
             and [type(op) for op in test.ops] == [ast.Eq]
@@ -189,7 +190,8 @@ class _Carrier:
         ):
             test = ast.Compare(test.comparators[0], test.ops, [test.left])
         self._asserts.append(test)
-        self._size += len(ast.unparse(test))
+        self._texts.append(f"assert {ast.unparse(test)}")
+        self._size += len(self._texts[-1])
         if len(self._asserts) > MOST_ASSERTS or self._size > MOST_CHARACTERS:
             raise ValueError(
                 f"field 'test' makes more than {MOST_ASSERTS} asserts or {MOST_CHARACTERS} characters of them; shorten it"
@@ -223,18 +225,19 @@ class _Carrier:
 
     def _put(self, expression: ast.expr, node: ast.stmt) -> ast.expr:
         """The expression with names replaced by what they stand for."""
-        if any(
-            isinstance(one, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom)
-            for one in ast.walk(expression)
-        ):
-            raise self._refused(node, "assigns or waits inside of an expression")
+        used = False
         for one in ast.walk(expression):
-            if isinstance(one, ast.Name) and one.id in self._changing:
-                self._changing[one.id] += 1
-                if self._changing[one.id] > 1:
-                    again = f"uses {one.id!r} again, which is another value each time (random, time)"
-                    raise self._refused(node, again)
-        return substitute(expression, self.names)
+            if isinstance(one, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom):
+                raise self._refused(node, "assigns or waits inside of an expression")
+            if isinstance(one, ast.Name):
+                used |= one.id in self.names
+                if one.id in self._changing:
+                    self._changing[one.id] += 1
+                    if self._changing[one.id] > 1:
+                        raise self._refused(
+                            node, f"uses {one.id!r} again, which is another value each time (random, time)"
+                        )
+        return substitute(expression, self.names) if used else expression
 
     def _calls(self, expression: ast.expr) -> list[ast.Call]:
         return [
@@ -249,13 +252,13 @@ class _Carrier:
 
     def carried(self) -> Carried:
         for_calls, for_rest = set[str](), set[str]()
-        for test in self._asserts:
+        for test in self._asserts if self._definitions else ():
             inside = {id(node) for call in self._calls(test) for node in ast.walk(call)}
             for node in ast.walk(test):
                 if isinstance(node, ast.Name):
                     (for_calls if id(node) in inside else for_rest).add(node.id)
-        texts = [f"assert {ast.unparse(ast.fix_missing_locations(test))}" for test in self._asserts]
-        return Carried(texts, self._definitions.code(for_calls), self._definitions.code(for_rest - for_calls))
+        setup, judge = self._definitions.code(for_calls), self._definitions.code(for_rest - for_calls)
+        return Carried(self._texts, setup, judge)
 
 
 def _indexed(value: ast.expr, place: int) -> ast.expr:

@@ -15,6 +15,9 @@ class Definitions:
         self._function = function
         self._found: list[tuple[Definition, dict[str, ast.expr]]] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
     def add(self, node: Definition, names: Mapping[str, ast.expr]) -> None:
         """Take a definition."""
         if self._function not in _defined(node):

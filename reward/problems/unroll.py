@@ -1,15 +1,18 @@
 """Python expressions with names replaced by expressions, and the members of sequences that are written out."""
 
 import ast
-import copy
 from collections.abc import Mapping
+from typing import Any
 
 MOST_MEMBERS = 20_000
 
 
 def substitute(expression: ast.expr, names: Mapping[str, ast.expr]) -> ast.expr:
-    """A copy with every free name of ``names`` replaced; an index into a display that is written out is taken."""
-    replaced = _Substitute(names).visit(copy.deepcopy(expression))
+    """The expression with every free name of ``names`` replaced; an index into a display that is written out is taken.
+
+    Parts are shared with what was given, which stays as it is.
+    """
+    replaced = _Substitute(names).visit(expression)
     assert isinstance(replaced, ast.expr)
     return replaced
 
@@ -108,27 +111,34 @@ class _Substitute(ast.NodeTransformer):
     def __init__(self, names: Mapping[str, ast.expr]) -> None:
         self._names = names
 
+    def visit(self, node: ast.AST) -> ast.AST:
+        return node if isinstance(node, ast.Constant) else super().visit(node)
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """A new node, where NodeTransformer changes the old one."""
+        made: dict[str, Any] = {}
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list):
+                made[name] = [self.visit(one) if isinstance(one, ast.AST) else one for one in value]
+            else:
+                made[name] = self.visit(value) if isinstance(value, ast.AST) else value
+        return type(node)(**made)
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        return copy.deepcopy(self._names[node.id]) if node.id in self._names else node
+        return self._names.get(node.id, node)
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
-        value = node.value
-        if isinstance(value, ast.Name) and isinstance(self._names.get(value.id), ast.List | ast.Tuple):
-            index = _integer(self.visit(copy.deepcopy(node.slice)))
-            items = members(self._names[value.id])  # before the whole is copied
-            if items is not None and index is not None and -len(items) <= index < len(items):
-                return copy.deepcopy(items[index])
-        if isinstance(value, ast.Name) and isinstance(whole := self._names.get(value.id), ast.Dict):
-            key = ast.unparse(self.visit(copy.deepcopy(node.slice)))
-            for one, item in zip(whole.keys, whole.values, strict=True):
-                if one is not None and ast.unparse(one) == key:
-                    return copy.deepcopy(item)
-        node = ast.Subscript(self.visit(value), self.visit(node.slice), node.ctx)
-        if isinstance(node.value, ast.List | ast.Tuple) and (index := _integer(node.slice)) is not None:
-            items = members(node.value)
-            if items is not None and -len(items) <= index < len(items):
-                return items[index]
-        return node
+        value, index = self.visit(node.value), self.visit(node.slice)
+        assert isinstance(value, ast.expr) and isinstance(index, ast.expr)
+        if isinstance(value, ast.List | ast.Tuple):
+            place, items = _integer(index), members(value)
+            if items is not None and place is not None and -len(items) <= place < len(items):
+                return items[place]
+        if isinstance(value, ast.Dict):
+            for key, item in zip(value.keys, value.values, strict=True):
+                if key is not None and ast.unparse(key) == ast.unparse(index):
+                    return item
+        return ast.Subscript(value, index, node.ctx)
 
     def _within(self, node: ast.expr, bound: set[str]) -> ast.AST:
         inner = _Substitute({name: value for name, value in self._names.items() if name not in bound})
