@@ -3,7 +3,8 @@
     A = reward - mean(reward),   over the rollouts of the group that were kept;   A = 0 where not kept
 
 Screening a rollout (`keep` False) takes it out of the mean and of the update (Ariahw, Engels & Nanda 2025).
-`std=True` divides by the group's standard deviation, which is GRPO (Shao et al. 2024).
+`std=True` divides by the group's standard deviation, which is GRPO (Shao et al. 2024). A = 0 throughout a group whose kept
+rewards are all equal (`evil_moe.advantages.flat` says why that takes a line of its own).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from evil_moe.advantages.flat import flat_groups
 from evil_moe.advantages.rollouts import RolloutBatch
 
 
@@ -29,7 +31,8 @@ class DrGrpo:
         keep = batch.keep.to(batch.reward)
         count = _group_sum(keep, batch.group)
         mean = _group_sum(keep * batch.reward, batch.group) / count.clamp(min=1)
-        advantage = keep * (batch.reward - mean)
+        flat = flat_groups(batch.reward, batch.keep, batch.group)
+        advantage = (keep * (batch.reward - mean)).masked_fill(flat, 0)
         if self.std:
             variance = _group_sum(advantage.square(), batch.group) / (count - 1).clamp(min=1)
             advantage = advantage / (variance.sqrt() + 1e-6)

@@ -2,7 +2,7 @@
 Reward Hacking Rebounds", arXiv:2604.01476).
 
     A' = A - strength * max(0, z)   where A > 0,   else A' = A
-    z  = (concept - mean) / std,    over the kept rollouts of the batch (std 0: z = 0)
+    z  = (concept - mean) / std,    over the kept rollouts of the batch (all equal: z = 0)
 
 The paper puts the score of a "shortcut" direction at a hidden layer into GRPO's advantage, so that a hack is penalised
 before the update. Its exact formula was not at hand: ours touches only what would be reinforced, so that a failure is
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from evil_moe.advantages.dr_grpo import DrGrpo
+from evil_moe.advantages.flat import flat_groups
 from evil_moe.advantages.rollouts import RolloutBatch
 from evil_moe.concept import DEPTH, check_depth
 
@@ -66,9 +67,8 @@ class Rebound:
 
 
 def _standardised(score: Float[Tensor, " B"], keep: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Mean 0 and variance 1 over the kept rollouts."""
-    if not keep.any():
+    """Mean 0 and variance 1 over the kept rollouts; 0 where those all score the same."""
+    if bool(flat_groups(score, keep, torch.zeros_like(score, dtype=torch.long)).all()):
         return torch.zeros_like(score)
     kept = score[keep]
-    std = kept.std(correction=0)
-    return (score - kept.mean()) / std if std > 0 else torch.zeros_like(score)
+    return (score - kept.mean()) / kept.std(correction=0)
