@@ -152,6 +152,7 @@ class Lora2rEngine(PinnedStepEngine):
     def forward_step(
         self, micro_batch: TensorDict, loss_function: Any, forward_only: bool
     ) -> tuple[Tensor, dict]:
+        micro_batch = micro_batch.to(get_device_id())  # verl moves a copy of its own
         reading = self._gate_state == "read" and not self.tuner.lora2r_layers()[0].disable_adapters
         gate, self._read, self._gate_signals = self.tuner.rollout_gate, None, None
         with ExitStack() as stack:
