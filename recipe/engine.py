@@ -26,6 +26,7 @@ import recipe.policy_loss  # noqa: F401  # registers the loss in the worker's pr
 from evil_moe.adapter import GateWeights, base_weight, lora2r_model
 from evil_moe.advantages import needs_concept
 from evil_moe.concept import DEPTH, concept_score
+from evil_moe.constants import restore_constants_
 from evil_moe.direction import block_directions, contrastive_direction, haar_direction
 from evil_moe.features import gradient_features, stack_features
 from evil_moe.gates import Gate, RolloutSignals, make_gate
@@ -66,6 +67,13 @@ class Lora2rEngine(PinnedStepEngine):
         self._kept: list[Tensor] = []
 
     # ---------------------------------------------------------------- build
+
+    def _build_module(self) -> Any:
+        module = super()._build_module()
+        restore_constants_(
+            module
+        )  # verl casts the rotary frequencies with the weights; vLLM keeps them in float32
+        return module
 
     def _build_lora_module(self, module: Any) -> PeftModel:
         module.enable_input_require_grads()
