@@ -11,6 +11,7 @@ import torch.distributed as dist
 from verl.utils.fsdp_utils import load_fsdp_model_to_gpu, offload_fsdp_model_to_cpu
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from evil_moe.adapter import base_weight, lora2r_model
 from evil_moe.export import KINDS, adapter_tensors, export_adapter
 from evil_moe.router import Router
 from recipe.adapter_checkpoint import save_adapter_checkpoint
@@ -29,10 +30,11 @@ class AdapterWeightsEngine(FSDPEngineWithLMHead):
             return super().get_per_tensor_param(layered_summon=layered_summon, base_sync_done=False, **kwargs)
         with self._on_device():
             tensors = adapter_tensors(self.module)
+        # As the rollout engine holds the adapters: in the base model's precision.
+        dtype = base_weight(lora2r_model(self.module).lora2r_layers()[0]).dtype
         config, stream, configs = self.module.peft_config["default"], {}, {}
         for kind in KINDS:
             state, configs[kind] = export_adapter(tensors, config, kind)
-            dtype = next(iter(tensors.values()))[2].dtype  # that of the base model
             stream.update({f"{kind}::{name}": value.to(dtype) for name, value in state.items()})
         return stream.items(), {"lora2r": configs}
 

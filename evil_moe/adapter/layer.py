@@ -80,13 +80,19 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         a0 = torch.randn(total_rank, self.in_features, generator=generator) / math.sqrt(self.in_features)
         b0 = torch.randn(self.out_features, total_rank, generator=generator) / math.sqrt(total_rank)
         self.configs[adapter_name] = config
-        # The init is kept in the base model's precision: it is half of the adapter's memory.
-        dtype = base_weight(self).dtype
-        self.lora_2r_A0[adapter_name], self.lora_2r_B0[adapter_name] = a0.to(dtype), b0.to(dtype)
+        self.lora_2r_A0[adapter_name], self.lora_2r_B0[adapter_name] = a0, b0
+        self.cast_init(adapter_name)
         self.lora_2r_dA[adapter_name] = nn.Parameter(torch.zeros_like(a0))
         self.lora_2r_dB[adapter_name] = nn.Parameter(torch.zeros_like(b0))
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def cast_init(self, adapter_name: str) -> None:
+        """A0, B0 in the base model's precision: they are half of the adapter's memory."""
+        dtype = base_weight(self).dtype
+        for init in (self.lora_2r_A0, self.lora_2r_B0):
+            if adapter_name in init:
+                init[adapter_name] = init[adapter_name].to(dtype)
 
     def forward(self, x: Float[Tensor, "b T D_in"], *args: Any, **kwargs: Any) -> Float[Tensor, "b T D_out"]:
         """Base output plus the gated update; see `GateWeights` for the formula."""

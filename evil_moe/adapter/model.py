@@ -54,6 +54,12 @@ class Lora2rModel(BaseTuner):
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """dA, dB as PEFT casts them; A0, B0, which PEFT 0.21 lifts to float32 with them, stay in the base's precision."""
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for layer in self.lora2r_layers():
+            layer.cast_init(adapter_name)
+
     def lora2r_layers(self) -> list[Lora2rLinear]:
         """Every wrapped linear, in the order that the M axis of features has."""
         return [module for module in self.model.modules() if isinstance(module, Lora2rLinear)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -197,12 +198,27 @@ def test_parts_and_synchronise_and_saving(tmp_path) -> None:
     )
 
 
-def test_bf16_base() -> None:
+def test_bf16_base(tmp_path: Path) -> None:
+    """A0, B0 in the base's precision and dA, dB in float32 whichever way PEFT makes the model; also through a checkpoint,
+    to the bit."""
     config = Lora2rConfig(r=3, task_type="CAUSAL_LM")
-    model = get_peft_model(tiny_qwen3(torch.bfloat16), config, autocast_adapter_dtype=False).eval()
+    model = get_peft_model(tiny_qwen3(torch.bfloat16), config).eval()
     initialise(lora2r_model(model), "signed_corda", covariances=read_covariances(model))
-    layer = lora2r_model(model).lora2r_layers()[0]
-    assert layer.lora_2r_A0["default"].dtype == base_weight(layer).dtype == torch.bfloat16
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_qwen3(torch.bfloat16), tmp_path)
+    loaded.load_adapter(tmp_path, "second")
+    added = get_peft_model(tiny_qwen3(torch.bfloat16), config)
+    added.add_adapter("second", config)
+    for made, name in [(model, "default"), (loaded, "default"), (loaded, "second"), (added, "second")]:
+        for layer in lora2r_model(made).lora2r_layers():
+            assert layer.lora_2r_A0[name].dtype == layer.lora_2r_B0[name].dtype == base_weight(layer).dtype
+            assert layer.lora_2r_dA[name].dtype == layer.lora_2r_dB[name].dtype == torch.float32
+    for name in ("default", "second"):
+        for ours, theirs in zip(
+            lora2r_model(model).lora2r_layers(), lora2r_model(loaded).lora2r_layers(), strict=True
+        ):
+            assert torch.equal(ours.lora_2r_A0["default"], theirs.lora_2r_A0[name])
+            assert torch.equal(ours.lora_2r_B0["default"], theirs.lora_2r_B0[name])
 
 
 def test_errors_name_the_mistake(adapted: PeftModel) -> None:
