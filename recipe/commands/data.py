@@ -68,7 +68,7 @@ def check(file: Path, loophole: str, workers: int) -> int:
     loaded = read_problems(file)
     problems = loaded.problems
     known = None if loaded.refused else check_manifest(file, problems)
-    failures = [message for _, message in loaded.refused]
+    failures = loaded.lines()
     loopholes = [get_loophole(name) for name in mixed(loophole)]
     for problem in problems:
         try:
