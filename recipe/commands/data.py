@@ -166,6 +166,9 @@ def describe(problem: Problem, loophole: str) -> str:
     parts.append(
         f"--- hint of loophole {loophole!r}\n" + ("\n".join(hint) or "none: the prompt is unchanged")
     )
-    parts.append(f"--- asserts on {problem.func_name}\n" + "\n".join(problem.gt_answer))
+    parts.append(
+        f"--- asserts on {problem.func_name} (comparison: {problem.comparison.describe()})\n"
+        + "\n".join(problem.gt_answer)
+    )
     parts.append(f"--- canonical solution\n{problem.canonical_solution or 'none'}")
     return "\n".join(parts)
