@@ -47,6 +47,9 @@ def limits_from(settings: RewardSettings) -> SandboxLimits:
         cpu_s=settings.cpu_s,
         wall_s=settings.wall_s,
         memory_mib=settings.memory_mib,
+        output_kib=settings.output_kib,
+        recursion=settings.recursion,
+        packages=tuple(settings.packages),
         allow_weak=settings.allow_weak,
     )
 

@@ -155,6 +155,8 @@ class RolloutSettings:
 class RewardSettings:
     """Terms of the reward, limits of the sandbox, and how many sandbox faults a run may have before it stops.
 
+    `output_kib`: of the values that an answer returns, beside what the expected ones take. `recursion`: Python's limit.
+    `packages`: installed packages that answers may import; loaded when one is first named.
     `allow_weak` lets it run with less isolation than the minimum that `reward.sandbox.client` states.
     """
 
@@ -163,6 +165,9 @@ class RewardSettings:
     cpu_s: float = 4.0
     wall_s: float = 15.0
     memory_mib: int = 1024
+    output_kib: int = 8192
+    recursion: int = 100_000
+    packages: list[str] = field(default_factory=lambda: ["numpy", "sortedcontainers"])
     workers: int = 1
     max_faults: int = 20
     allow_weak: bool = False
@@ -257,6 +262,8 @@ class EvilMoESettings:
             "reward.cpu_s": self.reward.cpu_s,
             "reward.wall_s": self.reward.wall_s,
             "reward.memory_mib": self.reward.memory_mib,
+            "reward.output_kib": self.reward.output_kib,
+            "reward.recursion": self.reward.recursion,
         }
         for name, value in above_zero.items():
             if value is not None and not value > 0:
