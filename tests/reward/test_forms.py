@@ -88,6 +88,7 @@ CONVERTED = {
     "DeepCoder": DEEP,
     "DeepCoder of LiveCodeBench": DEEP | {"tests": json.dumps(LCB), "metadata": {"func_name": "double"}},
     "DeepCoder of PrimeIntellect": DEEP | {"tests": json.dumps(CASES)},
+    "DeepCoder as rLLM writes it": {"question": "Double.", "ground_truth": json.dumps(LCB), "uid": "u1", "metadata": {"func_name": "double"}, "solutions": [METHOD]},
     "SYNTHETIC-1": SYNTHETIC,
     "AceCode": {"id": "a1", "question": "Double.", "source": "s", "test_cases": ["assert double(2) == 4", "assert double(0) == 0"]},
     "KodCode": KOD,
