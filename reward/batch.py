@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from reward.errors import SeveralErrors
 from reward.grader import Grader
 from reward.jsonl import read_rows
 from reward.loopholes import Split, check_split, get_loophole
@@ -164,4 +163,4 @@ def check_setups(problems: Iterable[Problem], limits: SandboxLimits = LIMITS) ->
                     f"{field} of problem {problem.id!r} does not end within the limits; mend it in the problem file"
                 )
     if wrong:
-        raise SeveralErrors(wrong)
+        raise ValueError("\n  ".join(wrong))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.features import gradient_features
-from evil_moe.gates import GATES, RolloutSignals, make_gate
+from evil_moe.gates import GATES, Gate, RolloutSignals, make_gate
 from evil_moe.gates.route_act import weighted_quantile
 from evil_moe.router import Router
 from tests.conftest import perturb, tiny_qwen3
@@ -82,7 +82,7 @@ def test_expert_choice_gives_its_places_to_hacks_that_may_run_it() -> None:
     assert (gate(given).m[:4] > 0).tolist() == [[False, False], [False, True], [True, True], [True, False]]
 
 
-def test_balance_and_z_loss_by_hand() -> None:
+def test_balance_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
     given = RolloutSignals(torch.ones(2), logits)
     balanced = make_gate("router", balance=1.0).penalty(given)
@@ -90,10 +90,66 @@ def test_balance_and_z_loss_by_hand() -> None:
     share = torch.softmax(torch.tensor([2.0, 0.0]), 0)[0].item()
     lopsided = make_gate("router", balance=1.0).penalty(RolloutSignals(torch.ones(2), logits[[0, 0]]))
     assert lopsided is not None and lopsided.item() == pytest.approx(2 * share, rel=1e-5)
-    z_loss = make_gate("router", z_loss=0.5).penalty(given)
-    assert z_loss is not None
-    assert z_loss.item() == pytest.approx(0.5 * torch.logsumexp(torch.tensor([2.0, 0.0]), 0).item() ** 2)
     assert make_gate("router").penalty(given) is None
+
+
+def test_z_loss_is_about_both_experts() -> None:
+    """The deployed expert's logit is 0: `log(exp(0) + exp(l))^2`. l^2 pushed w of clean rollouts up."""
+    logits = torch.tensor([[-4.0], [-20.0], [0.0], [3.0]], requires_grad=True)
+    gate = make_gate("router", z_loss=0.5)
+    z_loss = gate.penalty(RolloutSignals(torch.zeros(4), logits))
+    assert z_loss is not None
+    both = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    assert z_loss.item() == pytest.approx(0.5 * torch.logsumexp(both, 1).square().mean().item(), rel=1e-5)
+    (grad,) = torch.autograd.grad(z_loss, logits)
+    assert (grad > 0).all() and grad[3] > 100 * grad[0], "it draws w down, of the large logits most"
+    # K blocks that all say the same are one
+    equal = make_gate("router", z_loss=0.5).penalty(RolloutSignals(torch.zeros(4), logits.repeat(1, 3)))
+    assert equal is not None and equal.item() == pytest.approx(z_loss.item(), rel=1e-5)
+
+
+def parted(gate: Gate, step: RolloutSignals, parts: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """m `[B, K]`, the penalty and its gradient to the logits, from micro-batches with these rows each."""
+    rows = gate.over_step(step)
+    m, total = torch.zeros_like(step.logits), torch.zeros(())
+    for part in parts:
+        given = RolloutSignals(step.score[part], step.logits[part], in_step=rows[part])
+        m[part] = gate(given).m.detach()
+        penalty = gate.penalty(given)
+        if penalty is not None:
+            total = total + penalty * len(part) / len(m)
+    grad = torch.autograd.grad(total, step.logits)[0] if total.requires_grad else torch.zeros_like(m)
+    return m, total.detach(), grad
+
+
+SPLITS = [[[0, 1, 2, 3], [4, 5, 6, 7]], [[7, 0], [3], [1, 2, 6], [4, 5]], [[i] for i in range(8)]]
+
+
+@pytest.mark.parametrize("parts", SPLITS)
+def test_a_step_in_micro_batches_is_the_step(parts: list[list[int]]) -> None:
+    """Four hacks, then four clean rollouts: each block's places are the step's, and so is the balance."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.cat([torch.full((4, 2), 3.0), torch.full((4, 2), -5.0)])
+    logits = (logits + torch.randn(8, 2, generator=generator)).requires_grad_()
+    step = RolloutSignals(logits.detach().amax(1), logits)
+    gate = make_gate("router", assignment="expert_choice", capacity=0.75, balance=0.3, z_loss=0.2)
+    whole, penalty = gate(step).m.detach(), gate.penalty(step)
+    assert penalty is not None
+    assert (whole > 0).sum(0).tolist() == [3, 3] and not (whole[4:] > 0).any(), "no place goes to a clean one"
+    m, total, grad = parted(gate, step, parts)
+    assert torch.equal(m > 0, whole > 0)
+    torch.testing.assert_close(m, whole)
+    torch.testing.assert_close(total, penalty.detach())
+    torch.testing.assert_close(grad, torch.autograd.grad(penalty, logits)[0])
+
+
+@pytest.mark.parametrize("parts", SPLITS)
+@pytest.mark.parametrize("order", [[0, 1, 0, 1, 0, 1, 0, 1], [0, 0, 0, 0, 1, 1, 1, 1]])
+def test_a_balanced_steps_penalty_is_one(order: list[int], parts: list[list[int]]) -> None:
+    """Also where each micro-batch by itself holds one block's rollouts alone, which made it 1.995."""
+    logits = (torch.tensor([[3.0, -3.0], [-3.0, 3.0]])[order]).requires_grad_()
+    _, total, _ = parted(make_gate("router", balance=1.0), RolloutSignals(torch.ones(8), logits), parts)
+    assert total.item() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_constant_gates() -> None:
@@ -111,13 +167,28 @@ def test_weighted_quantile_by_hand() -> None:
     ]  # fmt: skip
 
 
+def on_axis(scores: Tensor) -> Tensor:
+    """Features `[N, M=1, r=1]` whose score along `first_axis` is the number given."""
+    return scores.view(-1, 1, 1)
+
+
+def first_axis(features: Tensor) -> Tensor:
+    return features[:, 0, 0]
+
+
+def bands(**options: float) -> Gate:
+    gate = make_gate("route_act", **options)
+    gate.allocate(1, 1)
+    return gate
+
+
 def test_bands_at_the_right_quantiles() -> None:
-    gate = make_gate("route_act", keep_below=0.5, route_above=0.75)
+    gate = bands(keep_below=0.5, route_above=0.75)
     scores = torch.arange(8.0)
     given = RolloutSignals(scores, scores.unsqueeze(1))
     with pytest.raises(RuntimeError, match="observe"):
         gate(given)
-    gate.observe(scores)
+    gate.observe(on_axis(scores), first_axis)
     weights = gate(given)
     assert weights.m[:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1], "the lower half is kept"
     assert weights.d.tolist() == [0, 0, 0, 0, 0, 0, 1, 1], "the upper quarter is routed"
@@ -125,17 +196,42 @@ def test_bands_at_the_right_quantiles() -> None:
 
 
 def test_bands_follow_recent_scores_and_survive_a_restart() -> None:
-    gate = make_gate("route_act", keep_below=0.5, route_above=0.5, half_life=1.0, window=64)
-    old = make_gate("route_act", keep_below=0.5, route_above=0.5, half_life=1e9, window=64)
+    gate = bands(keep_below=0.5, route_above=0.5, half_life=1.0, window=64)
+    old = bands(keep_below=0.5, route_above=0.5, half_life=1e9, window=64)
     for seen in (gate, old):
-        seen.observe(torch.full((24,), 0.0))
+        seen.observe(on_axis(torch.full((24,), 0.0)), first_axis)
         for _ in range(2):  # the first scores now count a quarter each: 6 against 4 + 8
-            seen.observe(torch.full((8,), 10.0))
+            seen.observe(on_axis(torch.full((8,), 10.0)), first_axis)
     assert gate.thresholds() == (10.0, 10.0), "the few recent scores outweigh the many old ones"
     assert old.thresholds() == (0.0, 0.0), "without forgetting, the many"
-    again = make_gate("route_act", keep_below=0.5, route_above=0.5, half_life=1.0, window=64)
+    again = bands(keep_below=0.5, route_above=0.5, half_life=1.0, window=64)
     again.load_state_dict(gate.state_dict())
     assert again.thresholds() == gate.thresholds()
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_bands_keep_their_shares_when_the_direction_is_taken_anew(normalise: bool) -> None:
+    """Scores of the old direction beside those of the new one gave 0/.19/.81 for five steps."""
+    generator = torch.Generator().manual_seed(0)
+    gate, router = make_gate("route_act", keep_below=0.5, route_above=0.75), Router(3, 4, normalise=normalise)
+    gate.allocate(3, 4)
+    common = torch.randn(3, 4, generator=generator)
+
+    def shares(direction: Tensor) -> list[float]:
+        features = common + torch.randn(64, 3, 4, generator=generator)
+        score = lambda features: router.score(features, direction)  # noqa: E731
+        gate.observe(features, score)
+        given = RolloutSignals(score(features), score(features).unsqueeze(1))
+        weights = gate(given)
+        return [(weights.m[:, 0] == 0).float().mean(), (weights.d == 1).float().mean()]
+
+    before = torch.randn(3, 1, 4, generator=generator)
+    for _ in range(10):
+        shares(before)
+    after = before + 2 * common.unsqueeze(1)  # what all rollouts share scores much higher now
+    for _ in range(5):
+        kept, routed = shares(after)
+        assert kept == pytest.approx(0.5, abs=0.15) and routed == pytest.approx(0.25, abs=0.15)
 
 
 def test_label_gate_follows_the_flag_alone() -> None:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
 from torch import Tensor
+from verl.utils import tensordict_utils as tu
 
 from evil_moe.direction import block_directions, contrastive_direction
 from evil_moe.gates import gate_class
@@ -61,7 +62,7 @@ def of_the_pairs(engine: Any) -> Tensor:
 def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
     """The report of an arm; `arm:deployed` has rollouts of the deployed model alone, which the update leaves in their state,
     `arm:penalty` a direction that neither reward nor pin may move, `arm:late` a refresh that is not due yet,
-    `arm:parts` pairs that are read a few at a time."""
+    `arm:parts` pairs that are read a few at a time, `arm:whole` one micro-batch."""
     arm, _, variant = name.partition(":")
     settings = settings_of(arm)
     if variant == "deployed":
@@ -75,6 +76,8 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
         batch = make_batch(rows)
         if variant == "deployed":
             batch["quarantine_on"] = torch.zeros_like(batch["quarantine_on"])
+        if variant == "whole":
+            tu.assign_non_tensor(batch, micro_batch_size_per_gpu=NUM_ROLLOUTS)
         return batch
 
     engine = build_engine(model_path, settings, tokens=80 if variant == "parts" else None)
@@ -112,6 +115,7 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
         metrics = {k: v[-1] if isinstance(v, list) else v for k, v in out["metrics"].items()}
         report["steps"].append(
             {
+                "micro_batches": len(out["loss"]),
                 "loss": loss.item(),
                 "norm": norm,
                 "w": torch.cat(w).flatten().tolist(),

@@ -25,7 +25,7 @@ _ELSEWHERE = (
     "label_recall", "label_noisy", "project_svd8", "project_svd32",
 )  # fmt: skip
 ARMS = [arm for arm in choices("arm") if not arm.startswith(_ELSEWHERE)]
-ON_TWO_RANKS = ["router", "blocks", "route_act", "route_grad", "label", "refresh", "project_svd", "signed_corda", "discardable"]  # fmt: skip
+ON_TWO_RANKS = ["router", "blocks", "expert_choice", "route_act", "route_grad", "label", "refresh", "project_svd", "signed_corda", "discardable"]  # fmt: skip
 
 
 def run_arms(policy: Path, out: Path, arms: list[str], ranks: int) -> dict[str, Any]:
@@ -47,6 +47,7 @@ def reports(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         "refresh:late",
         "route_grad:parts",
         "project:parts",
+        "expert_choice:whole",
     ]
     return run_arms(tiny_policy, tmp_path_factory.mktemp("arms") / "one.json", arms, ranks=1)
 
@@ -138,6 +139,18 @@ def test_pairs_give_the_same_in_parts(reports: dict[str, Any]) -> None:
     assert parts == pytest.approx(whole, rel=1e-4)
 
 
+def test_a_step_in_micro_batches_is_the_step(reports: dict[str, Any]) -> None:
+    """Expert choice and balance, whose arm has both, are over all rollouts of a step."""
+    for parts, whole in zip(
+        reports["expert_choice"]["steps"], reports["expert_choice:whole"]["steps"], strict=True
+    ):
+        assert parts["micro_batches"] > 1 == whole["micro_batches"]
+        for name in ("loss", "norm"):
+            assert parts[name] == pytest.approx(whole[name], rel=1e-4), name
+        for name in ("router/penalty", "router/reward_grad_norm", "router/kept_share"):
+            assert parts["metrics"][name] == pytest.approx(whole["metrics"][name], rel=1e-4), name
+
+
 def test_a_labels_gate_weighs_each_rollout_by_its_own_flag(reports: dict[str, Any]) -> None:
     for arm in ("label", "label_mask"):
         flag = reports[arm]["flag"]
@@ -153,6 +166,10 @@ def test_two_ranks_compute_what_one_does(reports: dict[str, Any], tiny_policy: P
         for name in ("loss", "norm"):
             pairs = [(b[name], a[name]) for a, b in zip(one["steps"], two["steps"], strict=True)]
             assert [b for b, _ in pairs] == pytest.approx([a for _, a in pairs], rel=1e-3), (arm, name)
+        penalties = [
+            [step["metrics"].get("router/penalty", 0.0) for step in run["steps"]] for run in (one, two)
+        ]
+        assert penalties[1] == pytest.approx(penalties[0], rel=1e-3), arm
 
 
 @pytest.mark.parametrize("arm", choices("arm"))
