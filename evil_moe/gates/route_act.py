@@ -4,11 +4,14 @@
     in between                 absorb: m = 1, d = 0   both blocks learn, the deployed one is kept
     score >  Q(route_above)    route:  m = 1, d = 1   the quarantine alone
 
-Q are quantiles of the scores of recent rollouts, weighted by recency. Nothing is learned but the blocks; which score
+Q are quantiles of the scores of recent rollouts, weighted by recency. What is remembered of a rollout are its features: when the
+direction is taken anew, old rollouts are scored with it, too, since scores of two directions have no common scale. Nothing is learned but the blocks; which score
 it is, of activations or of gradients, is `evil_moe.router.feature`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -33,13 +36,15 @@ class RouteActGate(Gate):
     Args:
         keep_below, route_above: the two quantiles.
         half_life: after how many steps a rollout's score counts half.
-        window: how many scores are remembered.
+        window: how many rollouts are remembered; `window * M * r` floats.
 
     Raises:
         ValueError: quantiles out of order or range, half_life or window not positive.
     """
 
+    remembers = True
     scores: Tensor
+    features: Tensor
     age: Tensor
 
     def __init__(
@@ -57,27 +62,31 @@ class RouteActGate(Gate):
         if half_life <= 0 or window < 1:
             raise ValueError(f"evil_moe.gate: half_life={half_life} and window={window} must be positive")
         self.quantiles, self.half_life = (keep_below, route_above), half_life
-        # Steps since each score was seen; infinite where none has been seen yet.
+        # Steps since each rollout was seen; infinite where none has been seen yet.
         self.register_buffer("scores", torch.zeros(window))
         self.register_buffer("age", torch.full((window,), float("inf")))
 
+    def allocate(self, num_modules: int, rank: int) -> None:
+        self.register_buffer("features", self.scores.new_zeros(len(self.scores), num_modules, rank))
+
     @torch.no_grad()
-    def observe(self, score: Float[Tensor, " B"]) -> None:
+    def observe(
+        self, features: Float[Tensor, "B M r"], score: Callable[[Float[Tensor, "N M r"]], Float[Tensor, " N"]]
+    ) -> None:
         window = len(self.scores)
-        new_age = torch.cat([self.age + 1, torch.zeros_like(score)])[-window:]
-        self.scores.copy_(torch.cat([self.scores, score.to(self.scores)])[-window:])
+        new_age = torch.cat([self.age + 1, self.age.new_zeros(len(features))])[-window:]
+        self.features.copy_(torch.cat([self.features, features.to(self.features)])[-window:])
         self.age.copy_(new_age)
+        self.scores.copy_(score(self.features))
 
     def thresholds(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The two scores between the bands.
 
         Raises:
-            RuntimeError: no score has been observed.
+            RuntimeError: no rollout has been observed.
         """
         if not bool(torch.isfinite(self.age).any()):
-            raise RuntimeError(
-                "the bands have no thresholds yet: call observe with the rollouts' scores first"
-            )
+            raise RuntimeError("the bands have no thresholds yet: call observe with the rollouts first")
         weights = torch.exp2(-self.age / self.half_life)
         low, high = (weighted_quantile(self.scores, weights, q) for q in self.quantiles)
         return low, high
