@@ -9,14 +9,15 @@ lists are one member each.
 Tolerance. Two numbers are the same if they differ by at most ``tolerance`` ("answers within 10^-5 of the actual answer":
 an absolute difference, as it is written), or by ``relative_tolerance`` of the expected one. Bools are no numbers.
 
-What is compared is hostile: nothing of it is run, hashed or walked deeper than the codec goes. Without a tolerance an
-answer of n values costs n log n. With one, members are matched in the order of their texts and then of their numbers, which
-finds a match of plain numbers whenever there is one; up to ``MATCHED`` members without a free order of their own are matched
-exactly.
+What is compared is hostile: nothing of it is run or hashed, and nothing is walked that is larger than what is expected or
+deeper than the codec goes. Without a tolerance an answer of n values costs n log n. With one, members are matched in the
+order of their texts and then of their numbers, which finds a match of plain numbers whenever there is one; up to
+``MATCHED`` members without a free order of their own are matched exactly.
 """
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,7 +55,7 @@ class Comparison:
         """Whether hostile data ``got`` is the answer ``expected``, trusted data."""
         if self.strict:
             return codec.same(expected, got)
-        if not _alike(expected, got):
+        if not _same_size(expected, got):
             return False
         if self._tolerant:
             return self._close(expected, got, 0)
@@ -160,11 +161,25 @@ class Comparison:
 STRICT = Comparison()
 
 
-def _alike(expected: Any, got: Any) -> bool:
-    """A first look that costs nothing: sequences of another length are another answer."""
-    if isinstance(expected, list):
-        return isinstance(got, list) and len(got) == len(expected)
-    return True
+def _same_size(expected: Any, got: Any) -> bool:
+    """Whether both hold as many values, at any depth; costs no more than the expected ones, whatever was returned."""
+    size = _size(expected, sys.maxsize)
+    return _size(got, size) == size
+
+
+def _size(data: Any, most: int) -> int:
+    """The number of values in data; past ``most`` the count stops."""
+    count, todo = 0, [data]
+    while todo and count <= most:
+        one = todo.pop()
+        count += 1
+        if isinstance(one, list):
+            if len(one) > most:
+                return len(one)
+            todo += one
+        elif isinstance(one, dict):
+            todo.append(one.get("v"))
+    return count
 
 
 def _below(level: int | None) -> int | None:

@@ -77,6 +77,10 @@ def test_large_and_hostile_answers_cost_little():
         for got in (deep, [deep, 1], {"t": "tuple"}, {"t": []}, [{"t": "set", "v": 3}, {}], [{"v": deep}, 1]):
             assert not how.same([[1, 2], 3], got) and not how.same({"t": "tuple", "v": [1]}, got)
     assert time.process_time() - began < 10
+    huge, began = [[[0] * 3_000_000, 1], 3], time.process_time()
+    for how in (ALL, Comparison("all", 1e-5)):
+        assert not how.same([[1, 2], 3], huge) and not how.same([[[1], 2], 3], huge)
+    assert time.process_time() - began < 0.5, "a large answer is refused by its size"
 
 
 def test_the_oracle_compares_as_the_problem_says():
