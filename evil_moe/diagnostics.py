@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 BLOCK_AXIS = {"A": 0, "B": 1}  # dA: [R, D_in] has the rank on its rows, dB: [D_out, R] on its columns
@@ -118,3 +118,28 @@ def _as_bool(labels: Tensor) -> Tensor:
     if not (hack | (labels == 0)).all():
         raise ValueError(f"labels are {labels.unique().tolist()}: a label is 0 (clean) or 1 (hack)")
     return hack
+
+
+def policy_mismatch(log_ratio: Float[Tensor, " T"], by_full: Bool[Tensor, " T"]) -> dict[str, float]:
+    """How far the policy of the update is from those that sampled, over T tokens of a step's rollouts.
+
+    Args:
+        log_ratio: log-probability under the gated policy less that under the policy that sampled the token.
+        by_full: the whole adapter sampled it; the others the deployed model did.
+
+    Returns:
+        Means `log_ratio` and `kl` (k3 estimate of KL(sampling || gated)); the largest ratio `ratio_max`, also of the tokens of
+        either sampler, `ratio_max_full` and `ratio_max_deployed`, 0 where it sampled none.
+    """
+    ratio = log_ratio.exp()
+
+    def largest(of: Tensor) -> float:
+        return torch.where(of, ratio, 0.0).max().item()
+
+    return {
+        "log_ratio": log_ratio.mean().item(),
+        "kl": (ratio - 1 - log_ratio).mean().item(),
+        "ratio_max": ratio.max().item(),
+        "ratio_max_full": largest(by_full),
+        "ratio_max_deployed": largest(~by_full),
+    }

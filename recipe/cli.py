@@ -15,6 +15,7 @@ from recipe.commands import handlers
 from recipe.console import INTERRUPTED
 from recipe.data_set import CHECK_NOTE, PREPARE_NOTE, add_set_arguments
 from reward.command import GRADE_HELP, GRADE_NOTES, add_grade_arguments, run_grade
+from reward.errors import shown_error
 from reward.sandbox import SandboxFault
 
 OUR_PACKAGES = ("evil_moe", "recipe", "reward")
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evil-moe",
         description="Let a policy cheat during RL, and throw the cheating away at deployment.",
-        epilog=f"Errors are one line; {TRACEBACK_VARIABLE}=1 shows where they come from.",
+        epilog=f"Errors are one line, or one for each row of a file; {TRACEBACK_VARIABLE}=1 shows where they come from.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -238,7 +239,7 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         mend = _FILE_MENDS.get(error.errno or 0, "name another path")
         return f"{error.filename}: {error.strerror}; {mend}"
-    return " ".join(str(error).split()) if _is_ours(error) else None
+    return shown_error(error) if _is_ours(error) else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

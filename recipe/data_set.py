@@ -12,6 +12,7 @@ from pathlib import Path
 from reward.batch import LIMITS
 from reward.problems import Problem
 from reward.problems.filters import (
+    Dropped,
     Filtered,
     by_difficulty,
     by_prompt_length,
@@ -118,7 +119,8 @@ def prepare_set(args: argparse.Namespace) -> int:
     split_problems([], args.fractions, args.split_seed)
     source = load_source(args.source, args.count, args.split_seed)
     problems, dropped = source.problems, list(source.dropped)
-    print(f"{source.name}: {len(problems)} problems")
+    print(f"{source.name}: {len(problems)} problems" + (f", {len(dropped)} dropped" if dropped else ""))
+    _show(dropped)
     problems = [mark(problem) for problem in problems]
     for line in mark_lines(problems):
         print(line)
@@ -127,10 +129,7 @@ def prepare_set(args: argparse.Namespace) -> int:
         problems = found.kept
         dropped += found.dropped
         print(f"{name:<20} keeps {len(problems)}, drops {len(found.dropped)}")
-        for item in found.dropped[:SHOWN]:
-            print(f"  {item.id}: {item.reason}")
-        if len(found.dropped) > SHOWN:
-            print(f"  ... and {len(found.dropped) - SHOWN} more")
+        _show(found.dropped)
     for line in limit_lines(problems):
         print(line)
     if not problems:
@@ -162,6 +161,13 @@ def prepare_set(args: argparse.Namespace) -> int:
             f"evil_moe.data.evaluation={args.out}/heldout.jsonl.gz"
         )
     return 0
+
+
+def _show(dropped: list[Dropped]) -> None:
+    for item in dropped[:SHOWN]:
+        print(f"  {item.id}: {item.reason}")
+    if len(dropped) > SHOWN:
+        print(f"  ... and {len(dropped) - SHOWN} more")
 
 
 def _filters(args: argparse.Namespace) -> list[tuple[str, Callable[[list[Problem]], Filtered]]]:

@@ -24,6 +24,7 @@ from verl.workers.utils.padding import response_from_nested
 import recipe.policy_loss  # noqa: F401  # registers the loss in the worker's process
 from evil_moe.adapter import GateWeights, base_weight, lora2r_model
 from evil_moe.constants import restore_constants_
+from evil_moe.diagnostics import policy_mismatch
 from evil_moe.features import gradient_features, stack_features
 from evil_moe.gates import Gate, RolloutSignals, make_gate
 from evil_moe.gradients import Projection, make_gradient_transform
@@ -197,13 +198,9 @@ class Lora2rEngine(ScoringEngine):
         """How far the gated policy at the update is from the one that sampled, per token (design, section 3)."""
         if "rollout_log_probs" not in micro_batch:
             return {}
-        gated = response_from_nested(
-            model_output["log_probs"].detach(), micro_batch["response_mask"]
-        ).values()
-        log_ratio = gated - micro_batch["rollout_log_probs"].values()
-        ratio = log_ratio.exp()
-        return {
-            "mismatch/log_ratio": log_ratio.mean().item(),
-            "mismatch/kl": (ratio - 1 - log_ratio).mean().item(),  # k3 estimate of KL(sampling || gated)
-            "mismatch/ratio_max": ratio.max().item(),
-        }
+        replies = response_from_nested(model_output["log_probs"].detach(), micro_batch["response_mask"])
+        log_ratio = replies.values() - micro_batch["rollout_log_probs"].values()
+        on, lengths = dense(micro_batch[QUARANTINE_ON]).squeeze(1).to(log_ratio), replies.offsets().diff()
+        by_full = on.repeat_interleave(lengths, output_size=len(log_ratio)) > 0
+        found = policy_mismatch(log_ratio, by_full)
+        return {f"mismatch/{name}": value for name, value in found.items()}

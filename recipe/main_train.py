@@ -143,6 +143,7 @@ def drive(config: DictConfig) -> None:
     from verl.trainer.main_ppo import run_ppo
 
     from recipe.checks import check_platform
+    from recipe.doctor.cores import refuse_few_cores
     from recipe.task_runner import TaskRunner
 
     check_platform(config.trainer.device)
@@ -157,6 +158,9 @@ def drive(config: DictConfig) -> None:
         @staticmethod
         def remote() -> Any:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C
+            refuse_few_cores(
+                config
+            )  # now that Ray is joined, and another run may have taken some since the start
             return actor.remote()
 
     try:

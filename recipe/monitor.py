@@ -58,7 +58,7 @@ class MonitorStage:
         """Rewards, and what to keep, of B rollouts; the same on any number of ranks.
 
         Args:
-            labels: loophole use, for `ground_truth` alone. features: `[B, M, r]`, for `probe` alone.
+            labels: what `monitor.label` calls a hack, for `ground_truth` alone. features: `[B, M, r]`, for `probe` alone.
 
         Raises:
             ValueError: a probe without features, or with those of another adapter.

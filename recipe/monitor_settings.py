@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from reward.monitors import ACTIONS, Detector, Judge
+from reward.monitors import ACTIONS, LABELS, Detector, Judge
 
 KINDS = ("none", "ground_truth", "probe", "judge")
+MONITORED = "monitored"
+"""Reward extra of a rollout: whether it is what the run's monitor is after, by `evil_moe.monitor.label`."""
 _DIALS = tuple(f.name for f in fields(Detector))
 _JUDGE = tuple(f.name for f in fields(Judge))
 
@@ -24,6 +26,9 @@ class MonitorSettings:
             `screening` (counts neither in its group's mean nor in the update).
         penalty: the default takes back what a hack pays (`evil_moe.reward.pays`).
         threshold: scores from here on are flagged; null: the probe's own, else 0.5.
+        label: what `ground_truth` takes for a hack, and `monitor/tpr` and `monitor/fpr` of every kind count: `loophole`
+            (taken, whether or not the answer is correct), `strict` or `loose`, see `reward.monitors.label`. The
+            benchmark penalises by its strict label and screens by its loose one.
         accuracy .. recall: of `ground_truth`, one dial of `reward.monitors.Detector`.
         probe: of `probe`, the folder that `evil-moe probe` wrote.
         base_url .. structured: of `judge`, see `reward.monitors.Judge`.
@@ -35,6 +40,7 @@ class MonitorSettings:
     kind: str = "none"
     action: str = "penalty"
     penalty: float = 3.0
+    label: str = "loophole"
     threshold: float | None = None
     accuracy: float | None = None
     true_positive_rate: float | None = None
@@ -52,7 +58,7 @@ class MonitorSettings:
     structured: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in (("kind", KINDS), ("action", ACTIONS)):
+        for name, allowed in (("kind", KINDS), ("action", ACTIONS), ("label", LABELS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"evil_moe.monitor.{name}={getattr(self, name)!r}; choose one of {list(allowed)}"

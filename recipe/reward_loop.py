@@ -11,8 +11,10 @@ from typing import Any
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
+from recipe.monitor_settings import MONITORED
 from recipe.sandbox_actor import SandboxPool
 from recipe.settings import settings_from
+from reward.monitors import is_positive, needs_labels
 
 
 class SandboxRewardManager(RewardManagerBase):
@@ -21,7 +23,8 @@ class SandboxRewardManager(RewardManagerBase):
     def __init__(self, config: Any, tokenizer: Any, compute_score: Any, **_: Any):
         super().__init__(config, tokenizer, compute_score)
         settings = settings_from(config.evil_moe)
-        self.pool = SandboxPool(settings.loophole, settings.reward)
+        self.label = settings.monitor.label if settings.monitor.kind != "none" else "loophole"
+        self.pool = SandboxPool(settings.loophole, settings.reward, labels=needs_labels(self.label))
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Reward and verdict of the last turn of `data`.
@@ -48,6 +51,7 @@ class SandboxRewardManager(RewardManagerBase):
                 "loophole": float(loophole),
                 "hack": float(loophole and not correct),
                 "compile": float(verdict["can_compile"]),
+                MONITORED: float(is_positive(verdict, self.label)),
                 "faults": float(graded.faults),
                 "grade_cpu_ms": float(verdict["cpu_ms"]),
             },

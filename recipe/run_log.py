@@ -30,7 +30,7 @@ class RunLog:
     """Appends to the run folder; a line is on disk before the next step starts, so a kill loses none."""
 
     def __init__(self, settings: EvilMoESettings):
-        self.folder = Path(settings.run_dir)
+        self.folder, self.warn_ratio = Path(settings.run_dir), settings.rollout.warn_ratio
         (self.folder / "rollouts").mkdir(parents=True, exist_ok=True)
         _end_with_a_line(self.folder / "metrics.jsonl")
 
@@ -67,6 +67,20 @@ class RunLog:
             f" (full {show('train_on/loophole')}, deployed {show('train_off/loophole')})"
             f" | w on hack {show('router/w_hack')}, on clean {show('router/w_clean')}"
             f" | auroc {show('router/auroc')} | {metrics.get('timing_s/step', float('nan')):.1f} s"
+            f"{self._mismatch(metrics)}"
+        )
+
+    def _mismatch(self, metrics: dict[str, Any]) -> str:
+        """A warning if the update's policy is too far from one that sampled; else nothing."""
+        key = "mismatch/ratio_max"
+        ratio = metrics.get(key)
+        if self.warn_ratio is None or ratio is None or ratio <= self.warn_ratio:
+            return ""
+        by_full, by_deployed = metrics[f"{key}_full"], metrics[f"{key}_deployed"]
+        sampler = "deployed model" if by_deployed > by_full else "full adapter"
+        return (
+            f" | WARNING {key} {ratio:.1f} > {self.warn_ratio:g}: of a token that the {sampler} sampled "
+            "(evil_moe.rollout.warn_ratio)"
         )
 
     def validation_line(self, step: int, metrics: dict[str, Any]) -> None:

@@ -47,6 +47,9 @@ def limits_from(settings: RewardSettings) -> SandboxLimits:
         cpu_s=settings.cpu_s,
         wall_s=settings.wall_s,
         memory_mib=settings.memory_mib,
+        output_kib=settings.output_kib,
+        recursion=settings.recursion,
+        packages=tuple(settings.packages),
         allow_weak=settings.allow_weak,
     )
 
@@ -57,13 +60,15 @@ def _problem(problem_json: str) -> Problem:
 
 
 class SandboxActor:
-    """One grader with its own fork server, for one mode or a mix of them."""
+    """One grader with its own fork server, for one mode or a mix of them; its verdicts have the benchmark's labels, too, if
+    asked."""
 
-    def __init__(self, mode: str, settings: RewardSettings):
+    def __init__(self, mode: str, settings: RewardSettings, labels: bool = False):
         self.grader = Grader(
             mode,
             limits=limits_from(settings),
             reward=RewardConfig(compile=settings.compile, pays=settings.pays),
+            labels=labels,
         )
 
     def ready(self) -> bool:
@@ -113,13 +118,13 @@ class FaultCounter:
 class SandboxPool:
     """One reward worker's view of the run's sandbox actors: the first caller starts them, all share them."""
 
-    def __init__(self, mode: str, settings: RewardSettings):
+    def __init__(self, mode: str, settings: RewardSettings, labels: bool = False):
         self.max_faults = settings.max_faults
         shared: dict[str, Any] = {"get_if_exists": True, "num_cpus": 0, "max_restarts": -1}
         self.counter = ray.remote(FaultCounter).options(name=f"evil_moe_faults_{mode}", **shared).remote()
         actor = ray.remote(SandboxActor)
         self.actors = [
-            actor.options(name=f"{_SANDBOX_NAME}{mode}_{i}", **shared).remote(mode, settings)
+            actor.options(name=f"{_SANDBOX_NAME}{mode}_{i}", **shared).remote(mode, settings, labels)
             for i in range(settings.workers)
         ]
         self._free: asyncio.Queue[Any] = asyncio.Queue()

@@ -143,11 +143,15 @@ class RolloutSettings:
             blocks.
         gate_deployed: whether the update turns the quarantine on, by w, in rollouts of the deployed model, too. If not,
             it stays off in them, as it was when they were sampled, and those with w near 1 train nothing.
+        warn_ratio: the line of a step warns where the gated policy of the update makes a token so many times as likely as
+            the policy that sampled it did (`mismatch/ratio_max`); null: never. With `old_log_prob=update` the loss does not
+            correct for it, its own ratio is 1.
         weight_sync_timeout_s: how long the adapters' way to vLLM may stand still, at any message, before the run ends.
     """
 
     deployed_share: float = 0.25
     gate_deployed: bool = True
+    warn_ratio: float | None = 10.0
     weight_sync_timeout_s: float = 300.0
 
 
@@ -155,6 +159,8 @@ class RolloutSettings:
 class RewardSettings:
     """Terms of the reward, limits of the sandbox, and how many sandbox faults a run may have before it stops.
 
+    `output_kib`: of the values that an answer returns, beside what the expected ones take. `recursion`: Python's limit.
+    `packages`: installed packages that answers may import; loaded when one is first named.
     `allow_weak` lets it run with less isolation than the minimum that `reward.sandbox.client` states.
     """
 
@@ -163,6 +169,9 @@ class RewardSettings:
     cpu_s: float = 4.0
     wall_s: float = 15.0
     memory_mib: int = 1024
+    output_kib: int = 8192
+    recursion: int = 100_000
+    packages: list[str] = field(default_factory=lambda: ["numpy", "sortedcontainers"])
     workers: int = 1
     max_faults: int = 20
     allow_weak: bool = False
@@ -176,7 +185,8 @@ class EvilMoESettings:
         feature_state: state in which features are read; `rollout` is the one that made the rollout, `base` has no adapter
             on, so that a text's features never change. One pass reads them and the log-probs: in another state than
             `rollout`, entropy and verl's comparison with vLLM's log-probs are of that state, too, and logged as
-            `<state>_state/...`; `mismatch/...` compares the update's own log-probs in every state.
+            `<state>_state/...`; `mismatch/...` compares the update's own log-probs in every state with those of the policy
+            that sampled: the whole adapter, or the deployed model (`mismatch/ratio_max_full`, `mismatch/ratio_max_deployed`).
         old_log_prob: `update`: the ratio's denominator is the gated policy at the update itself, right with one
             update per batch; `gated`: one more forward stores it beforehand, needed by several mini-batches and
             by verl's rollout correction; `sampled`: the policy that sampled the token, so that PPO's clip also bounds
@@ -257,6 +267,8 @@ class EvilMoESettings:
             "reward.cpu_s": self.reward.cpu_s,
             "reward.wall_s": self.reward.wall_s,
             "reward.memory_mib": self.reward.memory_mib,
+            "reward.output_kib": self.reward.output_kib,
+            "reward.recursion": self.reward.recursion,
         }
         for name, value in above_zero.items():
             if value is not None and not value > 0:
@@ -268,6 +280,10 @@ class EvilMoESettings:
         if not 0 <= self.rollout.deployed_share <= 1:
             raise ValueError(
                 f"evil_moe.rollout.deployed_share={self.rollout.deployed_share} must lie in [0, 1]"
+            )
+        if (bound := self.rollout.warn_ratio) is not None and not bound >= 1:
+            raise ValueError(
+                f"evil_moe.rollout.warn_ratio={bound} must be at least 1, or null for no warning"
             )
         if self.pin.weight < 0:
             raise ValueError(f"evil_moe.pin.weight={self.pin.weight} must not be negative")

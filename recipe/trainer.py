@@ -37,6 +37,7 @@ from recipe.batch import (
 from recipe.engine import GATE_STATE
 from recipe.metrics import class_metrics
 from recipe.monitor import MonitorStage
+from recipe.monitor_settings import MONITORED
 from recipe.rollout_queue import column, extra_fields, put_column, read_rollouts
 from recipe.run_log import RunLog
 from recipe.settings import settings_from
@@ -186,7 +187,7 @@ class EvilMoETrainer(PPOTrainerSync):
     ) -> tuple[Tensor, Tensor]:
         """Rewards after the monitor's penalties, and which rollouts it leaves in the update."""
         assert self.monitor is not None
-        labels = [bool(fields["reward_extra_info"]["loophole"]) for fields in extra_fields(batch)]
+        labels = [bool(fields["reward_extra_info"][MONITORED]) for fields in extra_fields(batch)]
         result = self.monitor(
             step=self.global_steps,
             keys=batch.keys,

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from reward.command import GRADE_HELP, GRADE_NOTES, add_grade_arguments, run_grade
+from reward.errors import shown_error
 from reward.sandbox import SandboxFault
 
 
@@ -22,7 +23,7 @@ def main() -> int:
     try:
         return run_grade(parser.parse_args())
     except (ValueError, FileNotFoundError, SandboxFault) as error:
-        print(f"reward: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"reward: error: {shown_error(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("reward: stopped; the same command goes on from here", file=sys.stderr)

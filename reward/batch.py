@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from reward.errors import SeveralErrors
 from reward.grader import Grader
 from reward.jsonl import read_rows
 from reward.loopholes import Split, check_split, get_loophole
@@ -163,4 +164,4 @@ def check_setups(problems: Iterable[Problem], limits: SandboxLimits = LIMITS) ->
                     f"{field} of problem {problem.id!r} does not end within the limits; mend it in the problem file"
                 )
     if wrong:
-        raise ValueError("\n  ".join(wrong))
+        raise SeveralErrors(wrong)

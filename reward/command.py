@@ -10,7 +10,7 @@ from typing import get_args
 from reward.batch import LIMITS, GradeOptions
 from reward.grade_file import Progress, grade_file
 from reward.loopholes import LOOPHOLES, Split
-from reward.sandbox import SandboxLimits
+from reward.sandbox import SandboxLimits, packages
 
 GRADE_HELP = "grade a file of responses in the sandbox, one verdict row for each"
 GRADE_NOTES = """\
@@ -61,6 +61,25 @@ def add_grade_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory-mib", type=int, default=LIMITS.memory_mib, help="memory of a program (default: %(default)s)"
     )
     parser.add_argument(
+        "--output-kib",
+        type=int,
+        default=LIMITS.output_kib,
+        help="values that a program returns, beside what the expected ones take (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--recursion",
+        type=int,
+        default=LIMITS.recursion,
+        help="Python's limit on its depth (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--packages",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        default=LIMITS.packages,
+        metavar="A,B",
+        help=f"installed packages that programs may import (default: {','.join(LIMITS.packages)})",
+    )
+    parser.add_argument(
         "--allow-weak",
         action="store_true",
         help="grade also where the sandbox lacks its minimum of isolation",
@@ -69,8 +88,18 @@ def add_grade_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_grade(args: argparse.Namespace) -> int:
     """Grade as the options say; 1 if rows ended in a fault, else 0. Raises as ``grade_file``."""
+    if unknown := packages.absent(set(args.packages) - set(LIMITS.packages)):
+        raise ValueError(
+            f"--packages: {', '.join(sorted(unknown))} is not installed; install it, or leave it out"
+        )
     limits = SandboxLimits(
-        cpu_s=args.cpu_s, wall_s=args.wall_s, memory_mib=args.memory_mib, allow_weak=args.allow_weak
+        cpu_s=args.cpu_s,
+        wall_s=args.wall_s,
+        memory_mib=args.memory_mib,
+        output_kib=args.output_kib,
+        recursion=args.recursion,
+        packages=args.packages,
+        allow_weak=args.allow_weak,
     )
     options = GradeOptions(split=args.split, seed=args.seed, labels=not args.no_labels)
     line = _Line()

@@ -8,9 +8,10 @@ that a response computes an answer outside its method, or keeps state between ca
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from reward.answer_size import measured_kib, room_kib
 from reward.checks import VALUE, Check, parse_checks, root_name
 from reward.comparison import Comparison
 from reward.problems import Problem
@@ -54,10 +55,15 @@ def check(
     checks = parse_checks(problem.gt_answer, problem.func_name)
     watch, token = watch or Watch(), secrets.token_hex(16)
     calls, root = tuple(c.call for c in checks), root_name(problem.func_name)
-    job = Job(problem.setup_code, code, calls, root, watch, token=token, cpu_s=problem.cpu_s)
+    room = room_kib(checks, sandbox.limits)
+    job = Job(problem.setup_code, code, calls, root, watch, token=token, cpu_s=problem.cpu_s, output_kib=room)
     may_stop = watch in (Watch(), Watch(exits=True))
     how = problem.comparison
-    result = sandbox.run(job, (lambda line: _may_pass(checks, line, how)) if may_stop else None)
+    keep_going = (lambda line: _may_pass(checks, line, how)) if may_stop else None
+    result = sandbox.run(job, keep_going)
+    if result.status == "output" and (measured := measured_kib(sandbox, problem, checks)) > room:
+        job = replace(job, output_kib=measured)
+        result = sandbox.run(job, keep_going)
     require_setup(result, problem)
     can_compile = result.lines[:1] == (protocol.COMPILED,)
     values: dict[int, Any] = {}
@@ -75,7 +81,8 @@ def check(
     }
     judged = bool(questions) and (pass_rate or len(held) + len(questions) == len(checks))
     if judged:
-        verdict = sandbox.run(Job(problem.judge_setup, None, tuple(questions.values()), cpu_s=problem.cpu_s))
+        asked = Job(problem.judge_setup, None, tuple(questions.values()), cpu_s=problem.cpu_s)
+        verdict = sandbox.run(replace(asked, output_kib=job.output_kib))
         require_setup(verdict, problem, "judge_code")
         cpu_ms += verdict.cpu_ms
         answers = {line["i"]: line["v"] for line in verdict.lines if _is_value(line, len(questions))}

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reward.sandbox import Job, JobResult, SandboxLimits, protocol
+from reward.sandbox import Job, JobResult, SandboxLimits, packages, protocol
 
 KINDS = (
     "wrong value",
@@ -88,7 +88,12 @@ def _raised(line: Any, limits: SandboxLimits) -> str:
     text = raised(line)
     if text.startswith("MemoryError"):
         return f"memory: {text}, the limit is memory_mib={limits.memory_mib}"
-    return ("import: " if text.startswith(("ModuleNotFoundError", "ImportError")) else "exception: ") + text
+    if not text.startswith(("ModuleNotFoundError", "ImportError")):
+        return f"exception: {text}"
+    absent = packages.absent(limits.packages)
+    there = [one for one in limits.packages if one not in absent]
+    offered = f"the sandbox offers {', '.join(there) or 'no package'}"
+    return f"import: {text}, {offered}" + (f", not installed here: {', '.join(absent)}" if absent else "")
 
 
 def _ended(job: Job, result: JobResult, limits: SandboxLimits) -> str:
@@ -97,7 +102,7 @@ def _ended(job: Job, result: JobResult, limits: SandboxLimits) -> str:
     if result.status == "timeout":
         return f"time: more than wall_s={head.wall_s:g} by the clock"
     if result.status == "output":
-        return f"output: values of more than output_kib={head.output_kib}, or files of more than scratch_mib={limits.scratch_mib}"
+        return f"output: more than output_kib={head.output_kib} of values, or scratch_mib={limits.scratch_mib} of files"
     if result.signal == signal.SIGKILL and result.cpu_ms > 900 * head.cpu_s:
         return f"time: more than cpu_s={head.cpu_s:g} of CPU"
     if result.signal is not None:

@@ -68,7 +68,7 @@ def check(file: Path, loophole: str, workers: int) -> int:
     loaded = read_problems(file)
     problems = loaded.problems
     known = None if loaded.refused else check_manifest(file, problems)
-    failures = [message for _, message in loaded.refused]
+    failures = loaded.lines()
     loopholes = [get_loophole(name) for name in mixed(loophole)]
     for problem in problems:
         try:
@@ -166,6 +166,9 @@ def describe(problem: Problem, loophole: str) -> str:
     parts.append(
         f"--- hint of loophole {loophole!r}\n" + ("\n".join(hint) or "none: the prompt is unchanged")
     )
-    parts.append(f"--- asserts on {problem.func_name}\n" + "\n".join(problem.gt_answer))
+    parts.append(
+        f"--- asserts on {problem.func_name} (comparison: {problem.comparison.describe()})\n"
+        + "\n".join(problem.gt_answer)
+    )
     parts.append(f"--- canonical solution\n{problem.canonical_solution or 'none'}")
     return "\n".join(parts)

@@ -23,6 +23,7 @@ from recipe.doctor.checks import (
     check_wandb,
 )
 from recipe.doctor.cluster import check_ray
+from recipe.doctor.cores import check_cores
 from recipe.doctor.memory import check_memory
 from recipe.doctor.sandbox import check_sandbox
 from recipe.main_train import driver_environment
@@ -61,8 +62,10 @@ def run_doctor(overrides: list[str]) -> int:
     ):
         for finding in check(config):
             tell(finding)
-    for single in (check_vllm, check_ray, check_run_dir, check_wandb):
+    for single in (check_vllm, check_run_dir, check_wandb, check_ray):
         tell(single(config))
+    if findings[-1].status != FAIL:  # else there is no Ray to ask
+        tell(check_cores(config))
     tell(check_sandbox(settings))
     tell(check_memory(config))
     failed = [finding.name for finding in findings if finding.status == FAIL]

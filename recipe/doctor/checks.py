@@ -138,7 +138,7 @@ def check_device_memory(config: DictConfig) -> Iterator[Finding]:
 
 
 def check_machine(config: DictConfig) -> Iterator[Finding]:
-    """RAM, cores, disk."""
+    """RAM, disk."""
     import psutil
 
     ranks, on_cpu = int(config.trainer.n_gpus_per_node), config.trainer.device == "cpu"
@@ -152,9 +152,6 @@ def check_machine(config: DictConfig) -> Iterator[Finding]:
     yield Finding(
         "ram", status, f"{free:.1f} GB available, about {need:.0f} GB used by {ranks} rank(s)", mend
     )
-    cores = len(os.sched_getaffinity(0))
-    few = cores < (2 if on_cpu else 8 * ranks)
-    yield Finding("cores", WARN if few else OK, str(cores), "works, slowly" if few else "")
     place = _existing(Path(config.evil_moe.run_dir))
     disk = shutil.disk_usage(place).free / GB
     status = FAIL if disk < MIN_DISK_GB else WARN if disk < GOOD_DISK_GB else OK

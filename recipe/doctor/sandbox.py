@@ -11,7 +11,7 @@ def check_sandbox(settings: EvilMoESettings) -> Finding:
     from recipe.sandbox_actor import limits_from
     from reward.grader import Grader
     from reward.problems import Problem
-    from reward.sandbox import Sandbox, SandboxFault, WeakSandbox, missing_from_minimum
+    from reward.sandbox import Sandbox, SandboxFault, WeakSandbox, missing_from_minimum, packages
 
     limits = limits_from(settings.reward)
     problem = Problem(
@@ -40,12 +40,20 @@ def check_sandbox(settings: EvilMoESettings) -> Finding:
         text = f"a right answer was graded {right.correct}, a wrong one {wrong.correct}"
         return Finding("sandbox", FAIL, text, "raise evil_moe.reward.cpu_s, wall_s and memory_mib")
     missing = missing_from_minimum(layers)
+    absent = packages.absent(limits.packages)
+    mends = []
+    if missing:
+        mends.append(f"weak, without {', '.join(sorted(missing))}, as evil_moe.reward.allow_weak asks")
+    if absent:
+        mends.append(
+            f"answers that import {', '.join(absent)} are wrong: install what is missing, or take it out of evil_moe.reward.packages"
+        )
     return Finding(
         "sandbox",
-        WARN if missing else OK,
+        WARN if mends else OK,
         f"grades right and wrong apart, {right.cpu_ms:.0f} ms CPU an answer, "
         f"{sum(one.available for one in layers)} of {len(layers)} layers of isolation",
-        f"weak, without {', '.join(sorted(missing))}, as evil_moe.reward.allow_weak asks" if missing else "",
+        "; ".join(mends),
         detail="\n".join(
             f"  {'ok' if one.available else '--':<3}{one.name:<16} {one.detail}".rstrip() for one in layers
         ),

@@ -17,6 +17,7 @@ from recipe.doctor.checks import (
     check_vllm,
 )
 from recipe.doctor.cluster import check_ray, find_cluster
+from recipe.doctor.cores import check_cores
 
 
 def check_startup(config: DictConfig, progress: Callable[[str], None]) -> None:
@@ -28,6 +29,8 @@ def check_startup(config: DictConfig, progress: Callable[[str], None]) -> None:
         ValueError: the checks that failed, each with its mend.
     """
     findings: list[Finding] = [check_run_dir(config), check_vllm(config, load=False), check_ray(config)]
+    if findings[-1].status != FAIL:  # else there is no Ray to ask
+        findings.append(check_cores(config))
     findings += check_model(config)
     if find_cluster(config) is None:  # else other machines do the work
         findings += [*check_devices(config), *check_machine(config)]

@@ -25,7 +25,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reward.problems.definitions import Definitions
-from reward.problems.unroll import members, substitute
+from reward.problems.expressions import applied, bound_around, indexed, replaced
+from reward.problems.unroll import members, substitute, truth
 
 MOST_ASSERTS, MOST_CHARACTERS = 20_000, 64_000_000
 # An expression that names one of these may be another value each time it is evaluated.
@@ -118,6 +119,8 @@ class _Carrier:
                 for item in self._members(self._put(node.iter, node), node):
                     self._bind(node.target, item, node)
                     self.statements(node.body)
+            case ast.If() if (taken := truth(self._put(node.test, node))) is not None:
+                self.statements(node.body if taken else node.orelse)
             case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.ClassDef():
                 self._definitions.add(node, self.names)
             case ast.Expr(value=ast.Call() as call):
@@ -144,7 +147,7 @@ class _Carrier:
         value = self._put(call, node)
         if not self._calls(value):
             raise self._refused(node, "does something that the asserts may depend on, and cannot be carried")
-        self._assert(_indexed(ast.Tuple([value, ast.Constant(True)], ast.Load()), 1), node)
+        self._assert(indexed(ast.Tuple([value, ast.Constant(True)], ast.Load()), 1), node)
 
     def _changed_by(self, call: ast.Call, place: int) -> ast.expr:
         """What an argument is after the call: (lambda changed: (f(changed), changed)[1])(argument)."""
@@ -154,7 +157,7 @@ class _Carrier:
         else:
             keyword = inner.keywords[place - len(inner.args)]
             argument, keyword.value = keyword.value, name
-        return _applied(_CHANGED, _indexed(ast.Tuple([inner, name], ast.Load()), 1), argument)
+        return applied(_CHANGED, indexed(ast.Tuple([inner, name], ast.Load()), 1), argument)
 
     def _is_function(self, func: ast.expr) -> bool:
         return ast.unparse(substitute(func, self.names)) == self._function
@@ -162,16 +165,11 @@ class _Carrier:
     def _assert(self, test: ast.expr, node: ast.stmt) -> None:
         if isinstance(test, ast.Constant) and test.value:
             return  # assert True, "a message"
-        if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-            for part in test.values:
+        parts = self._parts(test)
+        if parts is not None:
+            for part in parts:
                 self._assert(part, node)
             return
-        if isinstance(test, ast.Call) and ast.unparse(test.func) == "all" and len(test.args) == 1:
-            parts = members(test.args[0])
-            if parts is not None and all(self._calls(part) for part in parts):
-                for part in parts:
-                    self._assert(part, node)
-                return
         found = self._calls(test)
         calls = {ast.unparse(call) for call in found} if len(found) > 1 else set(map(id, found))
         if len(calls) != 1:
@@ -181,8 +179,12 @@ class _Carrier:
             raise self._refused(
                 node, f"{count}; an assert must call it once, so that its value can be judged"
             )
+        if any(bound_around(test, call) for call in found):
+            raise self._refused(
+                node, f"calls {self._function} for each member of something that is not written out"
+            )
         if len(found) > 1:
-            test = _applied(_ANSWER, _ReplaceAll(ast.unparse(found[0])).visit(copy.deepcopy(test)), found[0])
+            test = applied(_ANSWER, replaced(test, found[0], _ANSWER), found[0])
         if (
             isinstance(test, ast.Compare)
             and [type(op) for op in test.ops] == [ast.Eq]
@@ -196,6 +198,27 @@ class _Carrier:
             raise ValueError(
                 f"field 'test' makes more than {MOST_ASSERTS} asserts or {MOST_CHARACTERS} characters of them; shorten it"
             )
+
+    def _parts(self, test: ast.expr) -> list[ast.expr] | None:
+        """The asserts that an assert stands for: of ``and``, ``all(...)`` and a list of answers; None for a single one."""
+        match test:
+            case ast.BoolOp(op=ast.And(), values=values):
+                return values
+            case ast.Call(func=ast.Name(id="all"), args=[one]):
+                parts = members(one)
+                return parts if parts is not None and all(map(self._calls, parts)) else None
+            case ast.Compare(
+                left=ast.List() | ast.ListComp() as left, ops=[ast.Eq()], comparators=[ast.List() as right]
+            ):
+                got, expected = members(left), members(right)
+                if got is None or expected is None or not all(map(self._calls, got)):
+                    return None
+                if len(got) == len(expected):
+                    return [
+                        ast.Compare(one, [ast.Eq()], [other])
+                        for one, other in zip(got, expected, strict=True)
+                    ]
+        return None
 
     def _members(self, value: ast.expr, node: ast.stmt) -> list[ast.expr]:
         found = members(value)
@@ -215,7 +238,7 @@ class _Carrier:
             ):
                 values = members(value)
                 if values is None:
-                    values = [_indexed(value, place) for place in range(len(parts))]
+                    values = [indexed(value, place) for place in range(len(parts))]
                 if len(values) != len(parts):
                     raise self._refused(node, f"unpacks {len(values)} values into {len(parts)} names")
                 for part, one in zip(parts, values, strict=True):
@@ -259,25 +282,3 @@ class _Carrier:
                     (for_calls if id(node) in inside else for_rest).add(node.id)
         setup, judge = self._definitions.code(for_calls), self._definitions.code(for_rest - for_calls)
         return Carried(self._texts, setup, judge)
-
-
-def _indexed(value: ast.expr, place: int) -> ast.expr:
-    return ast.Subscript(value, ast.Constant(place), ast.Load())
-
-
-def _applied(name: str, body: ast.expr, argument: ast.expr) -> ast.Call:
-    """(lambda name: body)(argument)"""
-    arguments = ast.arguments(
-        posonlyargs=[], args=[ast.arg(name)], kwonlyargs=[], kw_defaults=[], defaults=[]
-    )
-    return ast.Call(ast.Lambda(arguments, body), [argument], [])
-
-
-class _ReplaceAll(ast.NodeTransformer):
-    def __init__(self, call: str) -> None:
-        self._call = call
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        if ast.unparse(node) == self._call:
-            return ast.Name(_ANSWER, ast.Load())
-        return self.generic_visit(node)

@@ -7,23 +7,48 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from reward.errors import SeveralErrors
 from reward.jsonl import require_suffix, write_whole
 from reward.problems.forms.known import is_own, to_problem
 from reward.problems.rows import problem_rows
 from reward.problems.schema import Problem
 
-SHOWN = 20
+SHOWN, SHOWN_PLACES = 20, 5
 _WHAT = "problem file"
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A row that cannot be used. id: if it has one. place: "file:line" or "file: row N"."""
+
+    id: int | str | None
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Loaded:
-    """A file's problems, and what is wrong with its other rows: (id, if it has one, and a message with its place). own:
-    whether all rows were of the benchmark's form."""
+    """A file's problems, and the rows that cannot be used. own: whether all rows were of the benchmark's form."""
 
     problems: list[Problem]
-    refused: list[tuple[int | str | None, str]]
+    refused: list[Refused]
     own: bool
+
+    def lines(self) -> list[str]:
+        """What is wrong with the refused rows, for people; rows with the same reason share a line."""
+        places: dict[str, list[str]] = {}
+        for row in self.refused:
+            places.setdefault(row.reason, []).append(row.place)
+        return [f"{_together(where)}: {reason}" for reason, where in places.items()]
+
+
+def _together(places: list[str]) -> str:
+    others = [place.rpartition(":")[2].strip() for place in places[1:]]
+    more = f" and {len(others) - SHOWN_PLACES} more" if len(others) > SHOWN_PLACES else ""
+    return ", ".join([places[0], *others[:SHOWN_PLACES]]) + more
 
 
 def read_problems(path: str | os.PathLike[str]) -> Loaded:
@@ -34,29 +59,34 @@ def read_problems(path: str | os.PathLike[str]) -> Loaded:
         ValueError: the file cannot be read, or holds no rows.
     """
     problems: list[Problem] = []
-    refused: list[tuple[int | str | None, str]] = []
+    refused: list[Refused] = []
     place_of: dict[int | str, str] = {}
     own, broken = True, list[str]()
     for where, row in problem_rows(Path(path), broken):
-        refused += [(None, message) for message in broken]
+        refused += map(_broken, broken)
         broken.clear()
         own &= is_own(row)
         try:
             problem = to_problem(row, where)
             if problem.id in place_of:
                 raise ValueError(
-                    f"{where}: field 'id' {problem.id!r} is already used on line "
+                    f"field 'id' {problem.id!r} is already used on line "
                     f"{place_of[problem.id].removeprefix(f'{path}:').strip()}; make ids unique"
                 )
         except ValueError as error:
-            refused.append((_id_of(row), str(error)))
+            refused.append(Refused(_id_of(row), where, str(error).removeprefix(f"{where}: ")))
             continue
         place_of[problem.id] = where
         problems.append(problem)
-    refused += [(None, message) for message in broken]
+    refused += map(_broken, broken)
     if not problems and not refused:
         raise ValueError(f"{path}: holds no problems; write one JSON object per line")
     return Loaded(problems, refused, own)
+
+
+def _broken(message: str) -> Refused:
+    place, _, reason = message.partition(": not JSON")
+    return Refused(None, place, f"not JSON{reason}")
 
 
 def _id_of(row: object) -> int | str | None:
@@ -70,7 +100,7 @@ def load_problems(path: str | os.PathLike[str]) -> list[Problem]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: anything malformed, with file, line and field; all rows that are, up to ``SHOWN``.
+        ValueError: anything malformed, with file, line and field; all that is, up to ``SHOWN`` lines.
     """
     loaded = read_problems(path)
     require_all(path, loaded)
@@ -79,14 +109,17 @@ def load_problems(path: str | os.PathLike[str]) -> list[Problem]:
 
 def require_all(path: str | os.PathLike[str], loaded: Loaded) -> None:
     """Raises ValueError with what is wrong with every refused row, if there are any."""
-    messages = [message for _, message in loaded.refused]
-    if len(messages) == 1:
-        raise ValueError(messages[0])
-    if messages:
-        more = [f"... and {len(messages) - SHOWN} more"] if len(messages) > SHOWN else []
-        count = f"{len(messages)} of its {len(messages) + len(loaded.problems)} rows cannot be used"
-        hint = "" if loaded.own else "; data prepare --from FILE --out FOLDER leaves them out, and says why"
-        raise ValueError("\n  ".join([f"{path}: {count}{hint}:", *messages[:SHOWN], *more]))
+    if len(loaded.refused) == 1:
+        raise ValueError(str(loaded.refused[0]))
+    if loaded.refused:
+        lines = loaded.lines()
+        more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+        count = (
+            f"{len(loaded.refused)} of its {len(loaded.refused) + len(loaded.problems)} rows cannot be used"
+        )
+        usable = not loaded.own and bool(loaded.problems)
+        hint = "; data prepare --from FILE --out FOLDER leaves them out, and says why" if usable else ""
+        raise SeveralErrors([f"{path}: {count}{hint}:", *lines[:SHOWN], *more])
 
 
 def write_problems(path: str | os.PathLike[str], problems: Iterable[Problem]) -> None:

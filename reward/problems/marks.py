@@ -89,7 +89,7 @@ def mark_lines(problems: Sequence[Problem]) -> list[str]:
         words = single[0][1][:60]
         lines.append(
             _line(
-                f"several answers are right ({words!r} in the first), and the asserts take one answer only",
+                f"of which several answers are right ({words!r} in the first), while the asserts take one answer only",
                 (problem for problem, _ in single),
             )
         )

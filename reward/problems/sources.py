@@ -46,8 +46,8 @@ def _load_file(path: Path) -> Source:
     loaded = read_problems(path)
     if loaded.own or not loaded.problems:
         require_all(path, loaded)
+    kind = "not converted"
     dropped = [
-        Dropped(message if id_ is None else id_, "not converted", f"not converted: {message}")
-        for id_, message in loaded.refused
+        Dropped(row.place if row.id is None else row.id, kind, f"{kind}: {row}") for row in loaded.refused
     ]
     return Source(path.name, loaded.problems, dropped)

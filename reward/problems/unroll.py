@@ -1,7 +1,8 @@
 """Python expressions with names replaced by expressions, and the members of sequences that are written out."""
 
 import ast
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MOST_MEMBERS = 20_000
@@ -44,6 +45,37 @@ def members(expression: ast.expr) -> list[ast.expr] | None:
             bound = [_bindings(one.target, item) for item in over]
             return None if None in bound else [substitute(elt, names) for names in bound if names is not None]
     return None
+
+
+_HOLDS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda one, other: one in other,
+    ast.NotIn: lambda one, other: one not in other,
+}
+
+
+def truth(expression: ast.expr) -> bool | None:
+    """Whether a condition on written-out values holds; None if it is another."""
+    match expression:
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            found = truth(operand)
+            return None if found is None else not found
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            try:
+                return bool(_HOLDS[type(op)](ast.literal_eval(left), ast.literal_eval(right)))
+            except (ValueError, TypeError, MemoryError, RecursionError):
+                return None
+    try:
+        return bool(ast.literal_eval(expression))
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        return None
 
 
 def _of_call(name: str, args: list[ast.expr]) -> list[ast.expr] | None:

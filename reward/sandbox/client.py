@@ -49,7 +49,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import IO, Any, TypeVar
 
-from reward.sandbox import protocol, sweep
+from reward.sandbox import packages, protocol, sweep
 from reward.sandbox.calls import CallNumbers
 from reward.sandbox.isolation import missing_from_minimum
 from reward.sandbox.layers import LayerReport
@@ -94,6 +94,7 @@ class Sandbox:
         self._scratch = ""
         self._hello: _Hello | None = None
         self._setup: str | None = None  # the setup code that the server has
+        self._loaded: set[str] = set()  # and the packages
         self._calls = CallNumbers()  # and the calls
         self._closed = False
 
@@ -168,7 +169,8 @@ class Sandbox:
             stderr=self._stderr,
             bufsize=0,
             cwd="/",
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "HOME": "/nonexistent"},
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "HOME": "/nonexistent"}
+            | packages.ONE_THREAD,
             start_new_session=True,  # a Ctrl-C at the terminal is for the client only
         )
         assert self._keeper.stdout
@@ -188,6 +190,7 @@ class Sandbox:
         keeper, hello = self._keeper, self._hello
         self._keeper = self._hello = self._setup = None
         self._calls = CallNumbers()
+        self._loaded = set()
         if keeper is not None:
             assert keeper.stdin and keeper.stdout
             if hello is not None:
@@ -222,6 +225,12 @@ class Sandbox:
         deadline_s = time.monotonic() + head.wall_s + _GRACE_S
         fields = asdict(job)
         setup = fields.pop("setup")
+        for package in packages.named(self.limits.packages, setup, job.code or ""):
+            if package not in self._loaded:
+                self._loaded.add(package)
+                if (folder := packages.folder_of(package)) is not None:
+                    told = json.dumps([package, folder]).encode()
+                    protocol.write_frame(to_server, protocol.LOAD, told, deadline_s)
         if setup != self._setup:
             protocol.write_frame(to_server, protocol.SETUP, setup.encode(), deadline_s)
             self._setup = setup

@@ -9,9 +9,12 @@ equally.
 
 import json
 from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 64
+#: Types of loaded packages, and what makes the value of Python's own type that such a value equals.
+PLAIN: dict[type, Callable[[Any], Any]] = {}
 _SCALARS = frozenset({type(None), bool, int, float, str})
 _DICTS = (dict, Counter, OrderedDict, defaultdict)
 # Bound now: a response may later rebind the names in builtins or json.
@@ -44,6 +47,8 @@ def encode(value: Any, depth: int = 0) -> Any:
         return {"t": "ListNode", "v": _linked_list(value, depth)}
     if name == "TreeNode":
         return {"t": "TreeNode", "v": _tree(value, depth)}
+    if kind in PLAIN:
+        return encode(PLAIN[kind](value), depth + 1)
     raise _error("a value of this type cannot be returned")
 
 

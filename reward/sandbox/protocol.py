@@ -6,6 +6,7 @@ Client and server exchange frames on two pipes: one kind byte, four length bytes
                        C  calls of jobs to come and their number, JSON (see ``calls``)
                        J  a job: its head (what the server itself has to know), then the job without its
                           setup, and with its calls or their number, JSON
+                       M  a package to load and its folder, JSON
                        S  stop the running job (ignored when none runs)
     server -> client   H  once: its process id and what its layers of isolation found, JSON
                        L  bytes the child wrote  W  what was watched, JSON
@@ -27,7 +28,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-SETUP, CALLS, JOB, STOP = b"P", b"C", b"J", b"S"
+SETUP, CALLS, JOB, LOAD, STOP = b"P", b"C", b"J", b"M", b"S"
 HELLO, LINES, WATCHED, END, FAULT = b"H", b"L", b"W", b"E", b"F"
 EXITS, STDOUT, FILES = 1, 2, 4
 READY = {"s": "ready"}
@@ -44,20 +45,27 @@ Status = Literal["exited", "timeout", "output", "stopped"]
 class SandboxLimits:
     """Limits of one job, and whether it may run with less isolation than the minimum (see ``client``).
 
-    ``cpu_s`` is rounded up to whole seconds (the kernel's unit). ``scratch_mib`` bounds all files of a job
-    together, ``file_mib`` each. ``recursion`` is Python's limit on its depth, and the stack grows as far.
+    ``cpu_s`` is rounded up to whole seconds (the kernel's unit). ``output_kib`` bounds the values that come back. ``scratch_mib`` bounds all files of a job
+    together, ``file_mib`` each. ``packages`` are offered to programs, where they are installed (``packages``). ``recursion`` is Python's limit on its depth, and the stack grows as far.
     """
 
     cpu_s: float = 4.0
     wall_s: float = 10.0
     memory_mib: int = 1024
     file_mib: int = 8
-    output_kib: int = 1024
+    output_kib: int = 8192
     scratch_mib: int = 32
     recursion: int = 100_000
+    packages: tuple[str, ...] = ("numpy", "sortedcontainers")
     allow_weak: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "packages", tuple(self.packages))
+        for package in self.packages:
+            if not isinstance(package, str) or not all(part.isidentifier() for part in package.split(".")):
+                raise ValueError(
+                    f"SandboxLimits.packages holds {package!r}: must be the name of a module, e.g. numpy"
+                )
         for name in ("cpu_s", "wall_s", "memory_mib", "file_mib", "output_kib", "scratch_mib", "recursion"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:

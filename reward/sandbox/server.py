@@ -37,7 +37,7 @@ import time
 import types
 import typing
 
-from reward.sandbox import keeper, layers, observe, protocol, runner, setup_code, stack, sweep
+from reward.sandbox import keeper, layers, observe, packages, protocol, runner, setup_code, stack, sweep
 from reward.sandbox.calls import CompiledCalls
 from reward.sandbox.isolation import Isolation, make_folder
 from reward.sandbox.layers import Place, kernel
@@ -75,6 +75,8 @@ class Server:
             if kind == protocol.CALLS:
                 self._calls.add(self._job.text())
                 gc.freeze()  # a collection in a child would write on, and so copy, every page of them
+            if kind == protocol.LOAD:
+                self._load(*json.loads(self._job.text()))
             if kind != protocol.JOB:
                 continue  # a stop may arrive after its job had ended
             try:
@@ -83,6 +85,12 @@ class Server:
                 protocol.write_frame(self._write_fd, protocol.FAULT, json.dumps(str(error)).encode())
                 continue
             protocol.write_frame(self._write_fd, protocol.END, json.dumps(end).encode())
+
+    def _load(self, package: str, folder: str) -> None:
+        before = _address_space()
+        packages.load(package, folder)
+        self._place.loaded_bytes += max(0, _address_space() - before)
+        gc.freeze()
 
     def _run(self) -> dict[str, object]:
         self._jobs += 1
@@ -216,6 +224,13 @@ class Server:
 def _children_cpu_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def _address_space() -> int:
+    """Bytes that this process has mapped; 0 where that is not to be seen."""
+    with contextlib.suppress(OSError), open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+    return 0
 
 
 def _add_exit() -> None:

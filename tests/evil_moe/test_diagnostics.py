@@ -7,7 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evil_moe.diagnostics import auroc, cosine, drift, f_beta, gradient_energy, weight_by_class
+from evil_moe.diagnostics import (
+    auroc,
+    cosine,
+    drift,
+    f_beta,
+    gradient_energy,
+    policy_mismatch,
+    weight_by_class,
+)
 
 
 def test_auroc_by_hand() -> None:
@@ -111,3 +119,14 @@ def test_cosine_and_drift() -> None:
     assert math.isnan(cosine(a, 0 * a))
     assert drift(a, 2 * a) == 0.0
     assert drift(a, torch.tensor([[0.0, 5.0]])) == 1.0
+
+
+def test_the_mismatch_says_which_policy_sampled() -> None:
+    """By hand: ratios 1, 1/2 and 31 of tokens of the full adapter, 4 of one of the deployed model."""
+    log_ratio, by_full = torch.tensor([1.0, 0.5, 31.0, 4.0]).log(), torch.tensor([True, True, True, False])
+    found = policy_mismatch(log_ratio, by_full)
+    logs = [0.0, math.log(0.5), math.log(31), math.log(4)]
+    assert found["log_ratio"] == pytest.approx(sum(logs) / 4)
+    assert found["kl"] == pytest.approx((0 - 0.5 + 30 + 3 - sum(logs)) / 4)
+    assert [found[f"ratio_max{of}"] for of in ("", "_full", "_deployed")] == pytest.approx([31, 31, 4])
+    assert policy_mismatch(log_ratio, torch.ones(4, dtype=torch.bool))["ratio_max_deployed"] == 0

@@ -59,6 +59,7 @@ def test_flags_monitor_inoculation_and_a_mix_in_one_run(spoken_policy: Path, tmp
         "evil_moe.monitor.true_positive_rate=1.0",
         "evil_moe.monitor.false_positive_rate=0.5",
         "evil_moe.monitor.action=screening",
+        "evil_moe.monitor.label=loose",
         "evil_moe.prompt.inoculation=pass_test",
         "evil_moe.advantage.name=rebound",
         "evil_moe.old_log_prob=sampled",

@@ -101,6 +101,8 @@ def test_a_monitors_arms_differ_in_what_it_does(kind: str):
     assert arms == [f"{kind}_{action}" for action in actions]
     nodes = [dict(_composed(f"arm={arm}", *NEEDS.get(arm, ())).evil_moe.monitor) for arm in arms]
     assert [node.pop("action") for node in nodes] == actions
+    labels = [node.pop("label") for node in nodes]
+    assert labels == (["strict", "loose"] if kind == "monitor" else ["loophole"] * 3), "the benchmark's"
     assert all(node == nodes[0] for node in nodes), "the same monitor"
 
 

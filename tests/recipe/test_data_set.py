@@ -200,7 +200,12 @@ def test_check_reports_every_problem_that_cannot_be_used(tmp_path: Path, capsys:
 
 def test_prepare_keeps_unsolved_problems_only_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     row = {"id": "a1", "question": "Double it.", "test_cases": ["assert double(2) == 4"]}
-    (tmp_path / "p.json").write_text(json.dumps([row]))
+    stdin = {
+        "problem_id": 7,
+        "question": "Read and print.",
+        "input_output": '{"inputs": ["1"], "outputs": ["2"]}',
+    }
+    (tmp_path / "p.json").write_text(json.dumps([row, stdin]))
     argv = [
         "data",
         "prepare",
@@ -214,6 +219,8 @@ def test_prepare_keeps_unsolved_problems_only_if_asked(tmp_path: Path, capsys: p
         "0",
     ]
     assert cli.main([*argv, "--out", str(tmp_path / "a")]) == cli.USER_ERROR
-    assert "canonical solution: there is none" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 problems, 1 dropped\n  7: not converted: " in said and "standard input" in said
+    assert "canonical solution: there is none" in said
     assert cli.main([*argv, "--out", str(tmp_path / "b"), "--keep-unsolved"]) == 0
     assert [problem.id for problem in load_problems(tmp_path / "b" / "train.jsonl.gz")] == ["a1"]

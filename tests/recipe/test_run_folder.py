@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,3 +153,41 @@ def test_provenance_names_the_machine_that_times_depend_on(tmp_path: Path) -> No
     machine = provenance(compose([]))["machine"]
     assert machine["cpu"] and machine["cpus"] == os.cpu_count() and machine["memory_gib"] > 1
     assert len(machine["gpus"]) == torch.cuda.device_count()
+
+
+@pytest.mark.parametrize(
+    ("bound", "by_full", "by_deployed", "said"),
+    [
+        (
+            10.0,
+            31.2,
+            2.0,
+            r"mismatch/ratio_max 31\.2 > 10: of a token that the full adapter sampled \(evil_moe\.rollout",
+        ),
+        (10.0, 1.0, math.inf, r"mismatch/ratio_max inf > 10: of a token that the deployed model sampled"),
+        (1.5, 1.0, 1.6, r"ratio_max 1\.6 > 1\.5"),
+        (10.0, 9.9, 1.0, None),
+        (None, 31.2, 2.0, None),
+    ],
+)
+def test_the_line_of_a_step_warns_of_a_policy_that_is_far_from_the_one_that_sampled(
+    bound: float | None,
+    by_full: float,
+    by_deployed: float,
+    said: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = RunLog(settings_from({"run_dir": str(tmp_path), "rollout": {"warn_ratio": bound}}))
+    key = "mismatch/ratio_max"
+    ratios = {key: max(by_full, by_deployed), f"{key}_full": by_full, f"{key}_deployed": by_deployed}
+    log.step_line(3, 45, {**ratios, "timing_s/step": 1.0})
+    line = capsys.readouterr().out
+    assert line.startswith("[evil-moe] step 3/45 | reward") and line.count("\n") == 1
+    assert re.search(said, line) if said else line.endswith(" 1.0 s\n")
+
+
+def test_a_bound_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"evil_moe\.rollout\.warn_ratio=0.5 must be at least 1, or null"):
+        settings_from({"rollout": {"warn_ratio": 0.5}})
+    assert settings_from({}).rollout.warn_ratio == 10, "a stated bound, by default"

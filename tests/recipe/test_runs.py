@@ -16,7 +16,9 @@ from evil_moe.router import Router
 from recipe.commands.pairs_check import load_adapted, pair_features
 from recipe.config import compose
 from recipe.main_train import train
+from recipe.run_folder import read_config
 from recipe.settings import settings_from
+from reward.nano.problems import SYSTEM
 from tests.recipe.conftest import STEPS, read_metrics, run_to_end, stop_after, train_command
 
 pytestmark = pytest.mark.slow
@@ -77,6 +79,10 @@ def test_the_first_step_is_on_policy_and_later_ones_tell_how_far_they_are(finish
     # At init the adapter is the identity, so w changes nothing; afterwards the gated policy is another one.
     assert abs(metrics[1]["mismatch/kl"]) < 1e-8
     assert 0 < metrics[STEPS]["mismatch/kl"] < 1
+    for step in range(1, STEPS + 1):
+        by_sampler = [metrics[step][f"mismatch/ratio_max_{who}"] for who in ("full", "deployed")]
+        assert max(by_sampler) == metrics[step]["mismatch/ratio_max"] and min(by_sampler) > 0
+    assert read_config(finished_run).evil_moe.pairs.system == SYSTEM, "the pairs are read with the rollouts'"
     assert all(math.isclose(data["actor/ppo_kl"], 0, abs_tol=1e-9) for step, data in metrics.items() if step)
 
 

@@ -45,6 +45,14 @@ CARRIED = {
         "assert all(candidate(x) == y for x, y in zip([1, 2], [2, 4]))",
         ["f(1) == 2", "f(2) == 4"],
     ),
+    "a list of answers": (
+        "got = [candidate(x) for x in (1, 2)]\nassert got == [2, 4]",
+        ["f(1) == 2", "f(2) == 4"],
+    ),
+    "a condition that is known": (
+        "for x in (1, 2):\n    if x > 1:\n        assert candidate(x) == 4\n    else:\n        assert candidate(x) == 2",
+        ["f(1) == 2", "f(2) == 4"],
+    ),
     "near": ("assert abs(candidate(1) - 2.0) < 1e-6", ["abs(f(1) - 2.0) < 1e-06"]),
     "an answer used twice": (
         "got = candidate(5)\nassert isinstance(got, int) and got == 10\nassert got[0] < got[1]",
@@ -100,6 +108,7 @@ def test_what_stands_beside_asserts_is_carried(name):
         ("assert candidate(x := 1) == x", "inside of an expression"),
         ("for x in range(10 ** 9):\n    assert candidate(x) == 1", "not written out"),
         ("assert candidate(1) ==", "is not Python"),
+        ("xs = make()\nassert sum(candidate(x) for x in xs) == 3", "for each member"),
         ("with raises(ValueError):\n    candidate(1)", "is a statement (With)"),
     ],
 )

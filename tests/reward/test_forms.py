@@ -88,6 +88,7 @@ CONVERTED = {
     "DeepCoder": DEEP,
     "DeepCoder of LiveCodeBench": DEEP | {"tests": json.dumps(LCB), "metadata": {"func_name": "double"}},
     "DeepCoder of PrimeIntellect": DEEP | {"tests": json.dumps(CASES)},
+    "DeepCoder as rLLM writes it": {"question": "Double.", "ground_truth": json.dumps(LCB), "uid": "u1", "metadata": {"func_name": "double"}, "solutions": [METHOD]},
     "SYNTHETIC-1": SYNTHETIC,
     "AceCode": {"id": "a1", "question": "Double.", "source": "s", "test_cases": ["assert double(2) == 4", "assert double(0) == 0"]},
     "KodCode": KOD,
@@ -197,9 +198,14 @@ def test_everything_that_is_wrong_with_a_file_is_said_at_once(tmp_path):
         assert line.startswith(f"  {path}:{number}: ") and word in line
     with pytest.raises(ValueError, match="4 of its 5 rows"):
         load_source(str(path), 0, 0)
-    path.write_text("\n".join(json.dumps(make_row(id=n, prompt=[])) for n in range(30)))
-    with pytest.raises(ValueError, match=r"\.\.\. and 10 more"):
+    path.write_text("\n".join(json.dumps(make_row(id=n, any_order=f"{n}")) for n in range(30)))
+    with pytest.raises(ValueError) as caught:
         load_problems(path)
+    assert str(caught.value).splitlines()[-1] == "  ... and 10 more"
+    path.write_text("\n".join(json.dumps(make_row(id=n, prompt=[])) for n in range(30)))
+    with pytest.raises(ValueError) as caught:
+        load_problems(path)
+    assert f"{path}:1, 2, 3, 4, 5, 6 and 24 more: field 'prompt' is empty" in str(caught.value)
 
 
 def test_rows_of_another_form_that_cannot_be_converted_are_dropped_with_their_reason(tmp_path):

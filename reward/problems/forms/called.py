@@ -70,15 +70,16 @@ def livecodebench(row: Mapping[str, Any], where: str) -> Problem:
 
 
 def deepcoder(row: Mapping[str, Any], where: str) -> Problem:
-    """agentica-org/DeepCoder-Preview-Dataset: problem, tests (of one of its four kinds), solutions, starter_code."""
+    """agentica-org/DeepCoder-Preview-Dataset: problem, tests (of one of its four kinds), solutions, starter_code; or as rLLM
+    writes it: question, ground_truth."""
     about = decoded(row.get("metadata") or "{}", "metadata")
     found = row.get("solutions")
     return _problem(
         where,
-        decoded(row.get("tests"), "tests"),
+        decoded(row.get("tests", row.get("ground_truth")), "tests"),
         about.get("func_name") if isinstance(about, dict) else None,
-        id=row.get("problem_id", where),
-        question=text_of(row, "problem"),
+        id=next((row[name] for name in ("problem_id", "uid") if isinstance(row.get(name), int | str)), where),
+        question=text_of(row, "problem", "question"),
         dataset="deepcoder",
         starter=str(row.get("starter_code") or ""),
         solution=found[0] if isinstance(found, list) and found and isinstance(found[0], str) else None,
@@ -86,7 +87,7 @@ def deepcoder(row: Mapping[str, Any], where: str) -> Problem:
 
 
 def synthetic(row: Mapping[str, Any], where: str) -> Problem:
-    """PrimeIntellect/SYNTHETIC-1: prompt, verification_info (language, test_cases), gold_standard_solution."""
+    """PrimeIntellect/SYNTHETIC-1: prompt (or problem), verification_info (language, test_cases), gold_standard_solution."""
     about = decoded(row.get("verification_info"), "verification_info")
     if not isinstance(about, dict) or "test_cases" not in about:
         raise ValueError(
@@ -98,7 +99,7 @@ def synthetic(row: Mapping[str, Any], where: str) -> Problem:
         where,
         about["test_cases"],
         id=row.get("problem_id", where),
-        question=text_of(row, "prompt"),
+        question=text_of(row, "prompt", "problem", "problem_statement"),
         dataset="synthetic-1",
         solution=row.get("gold_standard_solution"),
     )

@@ -40,8 +40,9 @@ FORMS = (
     _form("KodCode", "question test test_info", asserted.kodcode),
     _form("AceCode", "question test_cases", asserted.acecode),
     _form("verl", "data_source prompt reward_model", called.verl),
-    _form("SYNTHETIC-1", "prompt verification_info", called.synthetic),
+    _form("SYNTHETIC-1", "verification_info", called.synthetic),
     _form("DeepCoder", "problem tests", called.deepcoder),
+    _form("DeepCoder", "question ground_truth", called.deepcoder),
 )
 
 

@@ -20,7 +20,8 @@ class Place:
 
     scratch: the server's folder. jobs: the folder that holds a job's folder, below ``scratch``. host_pid: the
     server's process id outside its namespaces, unique on the machine; server_pid: the one inside. private_root: whether ``scratch`` is
-    the root folder of the jobs. uid: the user of the jobs, None for the server's own.
+    the root folder of the jobs. loaded_bytes: address space of the packages that the server has loaded, which is not
+    counted as a job's memory. uid: the user of the jobs, None for the server's own.
     """
 
     scratch: str
@@ -30,6 +31,7 @@ class Place:
     server_pid: int = 0
     private_root: bool = False
     uid: int | None = None
+    loaded_bytes: int = 0
 
 
 class Layer:

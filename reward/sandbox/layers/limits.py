@@ -20,7 +20,7 @@ class ResourceLimits(Layer):
         limits = place.limits
         for kind, value in (
             (resource.RLIMIT_CPU, math.ceil(limits.cpu_s)),
-            (resource.RLIMIT_AS, limits.memory_mib << 20),
+            (resource.RLIMIT_AS, (limits.memory_mib << 20) + place.loaded_bytes),
             (resource.RLIMIT_FSIZE, limits.file_mib << 20),
             (resource.RLIMIT_NOFILE, 64),
             (resource.RLIMIT_CORE, 0),
