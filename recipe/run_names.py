@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +51,13 @@ def set_aside(folder: Path, step: int, made_with: Mapping[str, Any]) -> Path | N
         aside, number = folder.with_name(f"{name}-{number}"), number + 1
     folder.rename(aside)
     return aside
+
+
+def pairs_name(overrides: Sequence[str]) -> str:
+    """Folder of a check in the run's folder: one of other pairs, say, must not write over that of the run's."""
+    others = [
+        o
+        for o in overrides
+        if o.partition("=")[0] not in ("arm", "preset", "seed", "evil_moe.run_dir", "hydra.searchpath")
+    ]
+    return "-".join(["pairs", *([slug("-".join(sorted(others)))] if others else [])])

@@ -39,7 +39,7 @@ from recipe.pair_batch import PairBatch
 from recipe.prepare import loophole_of, prepare_policy, prepare_problems, prompt_messages
 from recipe.read_features import read_features
 from recipe.run_inputs import system_message
-from recipe.run_names import slug
+from recipe.run_names import pairs_name
 from recipe.sandbox_actor import limits_from
 from recipe.settings import EvilMoESettings, settings_from
 from reward.grader import Grader
@@ -254,16 +254,6 @@ def check(
         line += " (steering not checked)"
     print(line, flush=True)
     return int(line.startswith("NOT"))
-
-
-def pairs_name(overrides: Sequence[str]) -> str:
-    """Folder of a check in the run's folder: one of other pairs, say, must not write over that of the run's."""
-    others = [
-        o
-        for o in overrides
-        if o.partition("=")[0] not in ("arm", "preset", "seed", "evil_moe.run_dir", "hydra.searchpath")
-    ]
-    return "-".join(["pairs", *([slug("-".join(sorted(others)))] if others else [])])
 
 
 def describe(checks: DirectionChecks, results: Sequence[Steered]) -> str:

@@ -28,13 +28,13 @@ from recipe.commands.pairs_check import (
     generate,
     load_adapted,
     pair_features,
-    pairs_name,
     steering_reasons,
 )
 from recipe.config import compose
 from recipe.pair_batch import PairBatch, tokenize_side
 from recipe.prepare import Problems, prepare_problems, prompt_messages, verl_rows
 from recipe.run_inputs import fill_in_inputs
+from recipe.run_names import pairs_name
 from recipe.settings import settings_from
 from reward.inoculation import INOCULATIONS
 from reward.loopholes import get_loophole
