@@ -38,6 +38,7 @@ _FREE_KEYS = (
     "trainer.test_freq",
     "trainer.logger",
     "ray_kwargs",
+    "evil_moe.rollout.warn_ratio",
 )
 # The method's switches once more, for the workers.
 _MIRROR = "actor_rollout_ref.model.lora.evil_moe."
