@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 from dataclasses import asdict
 from typing import Any
 
@@ -85,11 +86,19 @@ def check_platform(device: str) -> None:
     """
     from verl.utils.device import get_device_name
 
-    if get_device_name() != device:
-        raise RuntimeError(
-            f"trainer.device={device} but verl runs on {get_device_name()}: for cpu, install this project (its entry point "
-            "'verl.plugins' registers the CPU platform) and set VERL_PLATFORM=cpu; for cuda, check nvidia-smi"
-        )
+    if (found := get_device_name()) != device:
+        asked = os.environ.get("VERL_PLATFORM")
+        if device == "cpu":
+            mend = (
+                "install this project (its entry point 'verl.plugins' registers the CPU platform) and set VERL_PLATFORM=cpu "
+                "(ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM, as preset=nano does): it answers to nothing else"
+            )
+        elif asked:
+            mend = "unset VERL_PLATFORM, or take a preset for the CPU"
+        else:
+            mend = "check nvidia-smi"
+        said = f"VERL_PLATFORM={asked}" if asked else "VERL_PLATFORM is not set"
+        raise RuntimeError(f"trainer.device={device} but verl runs on {found} ({said}): {mend}")
 
 
 def check_config(config: Any) -> None:

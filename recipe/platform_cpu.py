@@ -6,6 +6,7 @@ that may fail out of it: verl swallows a plugin's error at DEBUG level (`recipe.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -62,7 +63,9 @@ class PlatformCPU(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        return not torch.cuda.is_available()
+        # Asked where VERL_PLATFORM names none: on a machine with GPUs, Ray's processes without one see none either, and
+        # would take this platform.
+        return os.environ.get("VERL_PLATFORM", "").strip().lower() == CPU_PLATFORM
 
     def current_device(self) -> str:  # type: ignore[override]  # an index elsewhere; torch takes "cpu" where it goes
         return CPU_PLATFORM

@@ -12,8 +12,6 @@ from recipe.doctor.checks import (
     Finding,
     check_combinations,
     check_data,
-    check_device_memory,
-    check_devices,
     check_machine,
     check_model,
     check_python,
@@ -24,6 +22,7 @@ from recipe.doctor.checks import (
 )
 from recipe.doctor.cluster import check_ray
 from recipe.doctor.cores import check_cores
+from recipe.doctor.gpu import check_device_memory, check_devices
 from recipe.doctor.memory import check_memory
 from recipe.doctor.sandbox import check_sandbox
 from recipe.main_train import driver_environment

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
 from recipe.checks import check_config, check_platform, check_verl
@@ -97,44 +97,6 @@ def check_versions(config: DictConfig) -> Iterator[Finding]:
         )
     if not off:
         yield Finding("versions", OK, f"{len(wanted)} packages at the pins of the {extra} extra")
-
-
-# Its build wants torch to be there, so it cannot be one of the gpu extra's packages.
-FLASH_ATTENTION = "pip install --no-build-isolation flash-attn==2.8.3"
-
-
-def check_devices(config: DictConfig) -> Iterator[Finding]:
-    """Number of CUDA devices and flash attention, for a CUDA preset."""
-    if config.trainer.device != "cuda":
-        return
-    import torch
-
-    need = int(config.trainer.n_gpus_per_node)
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    text = f"{there} CUDA device(s) visible, trainer.n_gpus_per_node={need}"
-    mend = "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use preset=nano on a CPU"
-    yield Finding("cuda", FAIL if there < need else OK, text, mend if there < need else "")
-    attention = OmegaConf.select(config, "actor_rollout_ref.model.override_config.attn_implementation")
-    if attention in (None, "flash_attention_2") and importlib.util.find_spec("flash_attn") is None:
-        sdpa = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa actor_rollout_ref.model.use_remove_padding=false"
-        mend = f"{FLASH_ATTENTION}, or set {sdpa} (slower)"
-        yield Finding(
-            "attention", FAIL, "flash-attn is not installed, verl's default attention needs it", mend
-        )
-
-
-def check_device_memory(config: DictConfig) -> Iterator[Finding]:
-    """What is free on each device. For this process alone: to ask leaves a context on the device until it ends."""
-    if config.trainer.device != "cuda":
-        return
-    import torch
-
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for index in range(min(there, int(config.trainer.n_gpus_per_node))):
-        free, total = torch.cuda.mem_get_info(index)
-        text = f"{torch.cuda.get_device_name(index)}: {free / GB:.0f} of {total / GB:.0f} GB free"
-        busy = free < 0.9 * total
-        yield Finding("cuda", WARN if busy else OK, text, "end what else runs on it" if busy else "")
 
 
 def check_machine(config: DictConfig) -> Iterator[Finding]:

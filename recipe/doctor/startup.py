@@ -10,7 +10,6 @@ from recipe.doctor.checks import (
     FAIL,
     WARN,
     Finding,
-    check_devices,
     check_machine,
     check_model,
     check_run_dir,
@@ -18,6 +17,7 @@ from recipe.doctor.checks import (
 )
 from recipe.doctor.cluster import check_ray, find_cluster
 from recipe.doctor.cores import check_cores
+from recipe.doctor.gpu import check_devices
 
 
 def check_startup(config: DictConfig, progress: Callable[[str], None]) -> None:

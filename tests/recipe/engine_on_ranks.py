@@ -40,8 +40,8 @@ CONTRAST = 0.5
 
 
 FORMS = ("plain", "fused", "gpu")
-"""`fused` takes verl's fused head, as the nano presets do; `gpu` packed sequences, micro-batches by tokens and gradient
-checkpointing, as the GPU presets do."""
+"""`fused` takes verl's fused head, as the nano presets do; `gpu` that head, packed sequences, micro-batches by tokens and
+gradient checkpointing, as the GPU presets do."""
 
 
 def make_batch(rows: slice, form: str = "plain") -> TensorDict:
@@ -67,7 +67,7 @@ def make_batch(rows: slice, form: str = "plain") -> TensorDict:
         temperature=1.0,
         use_remove_padding=form == "gpu",
         use_dynamic_bsz=form == "gpu",
-        use_fused_kernels=form == "fused",
+        use_fused_kernels=form != "plain",
         micro_batch_size_per_gpu=MICRO,
         max_token_len_per_gpu=MICRO * (PROMPT + REPLY),
     )
@@ -98,7 +98,7 @@ def build_engine(
         lora_alpha=4,
         use_remove_padding=form == "gpu",
         enable_gradient_checkpointing=form == "gpu",
-        use_fused_kernels=form == "fused",
+        use_fused_kernels=form != "plain",
         fused_kernel_options={"impl_backend": "torch"},
         override_config={"attn_implementation": "sdpa"},
         lora={"rank": 16, "evil_moe": OmegaConf.create(settings)},
