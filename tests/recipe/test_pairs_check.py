@@ -124,18 +124,17 @@ def test_without_steering_it_is_said(
     assert json.loads((tmp_path / "check.json").read_text())["steering"] == []
 
 
-@pytest.mark.parametrize("inoculation", ["none", "pass_test"])
-def test_pairs_are_read_as_rollouts_are(policy: Path, inoculation: str) -> None:
+def test_pairs_are_read_as_rollouts_are(policy: Path) -> None:
     """A pair's prompt begins as the prompts of the run do, an inoculation included, and its reply ends as theirs."""
-    config = compose([*overrides(policy), f"evil_moe.prompt.inoculation={inoculation}"])
+    config = compose([*overrides(policy), "evil_moe.prompt.inoculation=pass_test"])
     problems, tokenizer = prepare_problems(config), AutoTokenizer.from_pretrained(policy)
     fill_in_inputs(config, problems)
     system = config.evil_moe.pairs.system
-    assert system == f"{SYSTEM} {INOCULATIONS[inoculation]}".rstrip()
+    assert system == f"{SYSTEM} {INOCULATIONS['pass_test']}"
     end, tokenizer.eos_token = tokenizer.eos_token_id, tokenizer.pad_token
     pairs = load_pairs(groups="overwritten_evaluation")
     prompt, reply = PairBatch(pairs, tokenizer, {}, 0, 1, system).mine[0]
-    row = verl_rows(problems, "run_tests", inoculation)["train"][0]
+    row = verl_rows(problems, "run_tests", "pass_test")["train"][0]
     rollout = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
     assert tokenizer.decode(prompt) == rollout.replace(row["prompt"][1]["content"], pairs[0].prompt)
     assert tokenizer.decode(reply[:-1]) == pairs[0].hack and reply[-1] == end
