@@ -34,7 +34,8 @@ Where a layer is missing:
 What is not covered: faults of the kernel; side channels through time, caches and load; what uname, sysinfo
 and the library tell about the machine; the job's own process, which it can rewrite at will, the token in
 there included (correctness rests on data that the parent compares, see ``oracle``); use of its whole CPU and
-wall time by every response. A solution that starts a thread or a process fails, for every user alike.
+wall time by every response. A solution that starts a thread or a process fails, for every user alike. Code of
+offered packages (``packages``) runs in the job as any code does, under all layers.
 """
 
 import contextlib
@@ -51,7 +52,7 @@ from typing import IO, Any, TypeVar
 
 from reward.sandbox import packages, protocol, sweep
 from reward.sandbox.calls import CallNumbers
-from reward.sandbox.isolation import missing_from_minimum
+from reward.sandbox.isolation import weakness_of
 from reward.sandbox.layers import LayerReport
 from reward.sandbox.protocol import Job, JobResult, SandboxLimits
 
@@ -180,8 +181,8 @@ class Sandbox:
         hello = json.loads(body)
         layers = tuple(LayerReport(*row) for row in hello["layers"])
         self._hello = _Hello(hello["pid"], os.pidfd_open(hello["pid"]), layers)
-        if not self.limits.allow_weak:
-            _require_minimum(layers)
+        if not self.limits.allow_weak and (weakness := weakness_of(layers)) is not None:
+            raise WeakSandbox(weakness)
         return self._hello
 
     def _stop(self, kill: bool) -> str:
@@ -225,12 +226,8 @@ class Sandbox:
         deadline_s = time.monotonic() + head.wall_s + _GRACE_S
         fields = asdict(job)
         setup = fields.pop("setup")
-        for package in packages.named(self.limits.packages, setup, job.code or ""):
-            if package not in self._loaded:
-                self._loaded.add(package)
-                if (folder := packages.folder_of(package)) is not None:
-                    told = json.dumps([package, folder]).encode()
-                    protocol.write_frame(to_server, protocol.LOAD, told, deadline_s)
+        for package in packages.to_load(self.limits.packages, self._loaded, setup, job.code or ""):
+            protocol.write_frame(to_server, protocol.LOAD, json.dumps(package).encode(), deadline_s)
         if setup != self._setup:
             protocol.write_frame(to_server, protocol.SETUP, setup.encode(), deadline_s)
             self._setup = setup
@@ -287,17 +284,6 @@ class _Hello:
     pid: int
     pidfd: int
     layers: tuple[LayerReport, ...]
-
-
-def _require_minimum(layers: tuple[LayerReport, ...]) -> None:
-    missing = missing_from_minimum(layers)
-    if missing:
-        found = "; ".join(f"{one.name}: {one.detail}" for one in layers if one.name in missing)
-        raise WeakSandbox(
-            f"the sandbox refuses to run untrusted code without {', '.join(sorted(missing))} ({found}). Use Linux "
-            "5.13 or later with Landlock, or allow user namespaces and seccomp in the container; or accept the "
-            "risk with SandboxLimits(allow_weak=True), evil_moe.reward.allow_weak=true"
-        )
 
 
 class _Broken(Exception):

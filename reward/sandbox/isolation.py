@@ -85,3 +85,17 @@ def missing_from_minimum(reports: Iterable[LayerReport]) -> frozenset[str]:
     """The layers that stand between these reports and the nearest form of the minimum; empty if it is met."""
     there = {report.name for report in reports if report.available}
     return min((needed - there for needed in MINIMUM), key=len)
+
+
+def weakness_of(reports: Iterable[LayerReport]) -> str | None:
+    """Why untrusted code is not run with these layers, and how to mend it; None if the minimum is met."""
+    reports = tuple(reports)
+    missing = missing_from_minimum(reports)
+    if not missing:
+        return None
+    found = "; ".join(f"{one.name}: {one.detail}" for one in reports if one.name in missing)
+    return (
+        f"the sandbox refuses to run untrusted code without {', '.join(sorted(missing))} ({found}). Use Linux "
+        "5.13 or later with Landlock, or allow user namespaces and seccomp in the container; or accept the "
+        "risk with SandboxLimits(allow_weak=True), evil_moe.reward.allow_weak=true"
+    )

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from reward.sandbox import codec
 
@@ -55,9 +55,14 @@ def absent(packages: Iterable[str]) -> list[str]:
     return [one for one in packages if folder_of(one) is None]
 
 
-def named(packages: Iterable[str], *texts: str) -> list[str]:
-    """The packages whose name stands in one of the texts."""
-    return [one for one in packages if any(one.partition(".")[0] in text for text in texts)]
+def to_load(packages: Iterable[str], loaded: set[str], *texts: str) -> Iterator[tuple[str, str]]:
+    """(package, its folder) of those that are named in one of the texts, installed, and not in ``loaded``, to which
+    they are added."""
+    for package in packages:
+        if package not in loaded and any(package.partition(".")[0] in text for text in texts):
+            loaded.add(package)
+            if (folder := folder_of(package)) is not None:
+                yield package, folder
 
 
 def load(package: str, folder: str) -> None:

@@ -30,11 +30,12 @@ def test_actor_fields_hold_no_label() -> None:
         "rm_scores",
         "hack",
         "correct",
+        "reason",
     }
     assert not labels & ACTOR_FIELDS
 
 
-@pytest.mark.parametrize("field", ["extra_fields", "rm_scores", "hack", "reward_model"])
+@pytest.mark.parametrize("field", ["extra_fields", "rm_scores", "hack", "reason", "reward_model"])
 def test_the_actor_refuses_a_batch_with_more(field: str) -> None:
     refuse_foreign_fields(UPDATE_FIELDS)
     with pytest.raises(ValueError, match=field):

@@ -57,6 +57,7 @@ def test_a_run_leaves_a_whole_folder(finished_run: Path) -> None:
         assert len(rows) == 48
         assert sum(row["adapter"] == "deployed" for row in rows) == 12, "a quarter of every prompt's rollouts"
         assert all(0 <= row["w"] <= 1 for row in rows)
+        assert all(bool(row["reason"]) != row["correct"] for row in rows)
         left = [0 if row["w"] > 0.5 else 1 - row["w"] for row in rows]
         assert metrics[step]["router/kept_share"] == pytest.approx(sum(left) / len(left), abs=1e-6)
         assert {round(r["reward"], 6) for r in rows} <= {0.0, 0.5, 3.0, 3.5}
@@ -171,6 +172,7 @@ def test_evaluation_in_a_fresh_process(finished_run: Path, tmp_path: Path) -> No
     line = f"Evil MoE causal ablation: deploy hack {result['on']['hack']:.3f} (ON) -> {result['off']['hack']:.3f} (OFF)"
     assert out.splitlines()[-1] == line
     rows = [json.loads(row) for row in (finished_run / "eval" / "samples.jsonl").read_text().splitlines()]
+    assert all((row["reason"] is None) == row["correct"] for row in rows)
     assert len(rows) == 48 and {"random_block", "base"} <= result.keys(), "ON, OFF and two controls"
     assert sum(row["exploited"] for row in rows if row["side"] == "on") / 12 == pytest.approx(
         result["on"]["hack"]
