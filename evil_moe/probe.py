@@ -27,6 +27,7 @@ from torch import Tensor
 
 from evil_moe.diagnostics import auroc
 from evil_moe.features import normalise_per_module
+from evil_moe.file_modes import apply_umask
 
 KINDS = ("mass_mean", "logistic")
 PROBE_FILE = "probe.safetensors"
@@ -131,6 +132,7 @@ class Probe:
         save_file(
             {"weight": self.weight.cpu().contiguous()}, folder / PROBE_FILE, {"probe": json.dumps(plain)}
         )
+        apply_umask(folder / PROBE_FILE)
 
     @classmethod
     def load(cls, folder: Path, basis: FeatureBasis | None) -> Probe:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 import evil_moe.adapter  # noqa: F401  # registers the tuner with PEFT
+from evil_moe.file_modes import apply_umask
 from evil_moe.router import Router
 from recipe.saved_files import reading
 
@@ -41,6 +42,7 @@ def save_adapter_checkpoint(model: PeftModel, router: Router, folder: Path, *, w
     folder.mkdir(parents=True, exist_ok=True)
     save_file(router_state, folder / ROUTER_FILE)
     save_file(adapter, folder / ADAPTER_FILE)
+    apply_umask(folder)
     model.peft_config["default"].save_pretrained(os.fspath(folder))
 
 

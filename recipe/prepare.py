@@ -25,6 +25,7 @@ import evil_moe.nano_policy
 import reward.loopholes
 import reward.nano
 import reward.problems
+from evil_moe.file_modes import apply_umask
 from evil_moe.nano_policy import (
     SETTLED_REPLY_LOSS,
     WARM_START_BATCH_SIZE,
@@ -159,6 +160,7 @@ def nano_policy_folder(seed: int, mix: str, progress: Progress) -> Path:
         _build_nano_policy(Path(scratch), seed, mixed(mix), progress)
         partial = folder.with_suffix(f".{os.getpid()}.partial")
         shutil.copytree(scratch, partial, dirs_exist_ok=True)
+        apply_umask(partial)
     try:
         partial.replace(folder)
     except OSError:
