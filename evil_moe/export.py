@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
+from evil_moe.file_modes import apply_umask
 
 Kind = Literal["full", "deployed"]
 KINDS: tuple[Kind, ...] = ("full", "deployed")
@@ -27,6 +28,25 @@ KINDS: tuple[Kind, ...] = ("full", "deployed")
 def export_rank(config: Lora2rConfig, kind: Kind) -> int:
     """Rank of an export: 2R for `full`, 2r for `deployed`."""
     return 2 * (config.total_rank if kind == "full" else config.r)
+
+
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes for `max_lora_rank`."""
+
+
+def served_rank(rank: int) -> int:
+    """The smallest `max_lora_rank` of a vLLM that serves an adapter of `rank`.
+
+    Raises:
+        ValueError: none is large enough.
+    """
+    for served in SERVED_RANKS:
+        if rank <= served:
+            return served
+    raise ValueError(
+        f"an adapter of rank {rank} is more than vLLM serves ({SERVED_RANKS[-1]}): lower actor_rollout_ref.model.lora_rank, "
+        "evil_moe.adapter.num_quarantine or evil_moe.adapter.quarantine_rank"
+    )
 
 
 def export_config(config: Lora2rConfig, kind: Kind, target_modules: list[str]) -> dict[str, Any]:
@@ -100,5 +120,6 @@ def save_export(model: PeftModel, kind: Kind, folder: str | Path, adapter_name: 
     state, lora_config = export_adapter(adapter_tensors(model, adapter_name), config, kind)
     lora_config["base_model_name_or_path"] = config.base_model_name_or_path
     save_file({key: value.cpu() for key, value in state.items()}, folder / "adapter_model.safetensors")
+    apply_umask(folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(lora_config, indent=2) + "\n")
     return folder

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from evil_moe.advantages import make_advantage
-from evil_moe.export import export_rank
+from evil_moe.export import export_rank, served_rank
 from evil_moe.gates import make_gate
 from evil_moe.gradients import make_gradient_transform
 from evil_moe.pairs import load_pairs
@@ -164,6 +164,7 @@ def check_config(config: Any) -> None:
         )
 
     need = export_rank(adapter_config(model, settings.adapter), "full")
+    served_rank(need)
     if model.lora.rank != need:
         raise ValueError(
             f"actor_rollout_ref.model.lora.rank={model.lora.rank}, but the full export has rank {need} = 2 * (r + K * q); set it so"

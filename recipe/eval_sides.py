@@ -82,6 +82,7 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
+    from evil_moe.export import served_rank
     from recipe import vllm_cpu_lora
     from recipe.adapter_config import linear_names
 
@@ -105,7 +106,7 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
         tensor_parallel_size=rollout.tensor_model_parallel_size,
         enable_lora=True,
         max_loras=sum(path is not None for path in exports.values()),
-        max_lora_rank=model.lora.rank,
+        max_lora_rank=served_rank(model.lora.rank),
         lora_target_modules=linear_names(model.target_modules, AutoConfig.from_pretrained(model.path)),
         disable_log_stats=True,
     )

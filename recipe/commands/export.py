@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evil_moe.adapter import Lora2rConfig
 from evil_moe.export import Kind, export_adapter
+from evil_moe.file_modes import apply_umask
 
 _PARTS = ("lora_2r_dA", "lora_2r_dB", "lora_2r_A0", "lora_2r_B0")
 _PREFIX = "base_model.model."
@@ -60,6 +61,7 @@ def export_checkpoint(adapter: Path, kind: Kind, out: Path) -> Path:
     lora_config["base_model_name_or_path"] = config.base_model_name_or_path
     out.mkdir(parents=True, exist_ok=True)
     save_file(state, out / "adapter_model.safetensors")
+    apply_umask(out / "adapter_model.safetensors")
     (out / "adapter_config.json").write_text(json.dumps(lora_config, indent=2) + "\n")
     return out
 

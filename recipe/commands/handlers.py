@@ -94,10 +94,16 @@ def handle_report(args: argparse.Namespace) -> int:
 
 
 def handle_export(args: argparse.Namespace) -> int:
+    from evil_moe.export import served_rank
     from recipe.commands.export import export_run
 
     out, step = export_run(args.run, args.kind, args.out, args.step)
+    rank = json.loads((out / "adapter_config.json").read_text())["r"]
     print(f"{args.kind} adapter of step {step}: {out}")
+    print(
+        f"a plain LoRA of rank {rank}, for any engine; vLLM serves it with --enable-lora --max-lora-rank {served_rank(rank)} "
+        f"--lora-modules evil_moe={out}"
+    )
     return 0
 
 

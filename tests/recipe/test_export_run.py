@@ -11,9 +11,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
+from evil_moe.export import SERVED_RANKS, served_rank
 from evil_moe.gates import make_gate
 from evil_moe.router import Router
 from recipe.adapter_checkpoint import save_adapter_checkpoint
+from recipe.cli import main
 from recipe.commands.export import export_checkpoint, export_run
 from recipe.main_eval import adapter_folder, evaluate_run, load_run_config
 from tests.conftest import perturb, tiny_qwen3
@@ -150,3 +152,31 @@ def test_an_evaluation_misses_the_policy_at_once(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"/nowhere/cache/nano-policy is gone, .* data prepare"):
         evaluate_run(tmp_path)
     assert not (tmp_path / "eval").exists()
+
+
+def test_export_says_what_a_server_needs(
+    adapted: PeftModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run/checkpoints/global_step_3/actor/adapter"
+    save_adapter_checkpoint(adapted, Router(14, 4), folder, write=True)
+    (tmp_path / "run/checkpoints/latest_checkpointed_iteration.txt").write_text("3")
+    out = tmp_path / "x"
+    assert main(["export", str(tmp_path / "run"), "--kind", "full", "--out", str(out)]) == 0
+    assert (
+        f"rank 16, for any engine; vLLM serves it with --enable-lora --max-lora-rank 16 --lora-modules evil_moe={out}"
+        in (capsys.readouterr().out)
+    )
+
+
+def test_the_rank_that_a_server_needs_is_verls_and_vllms() -> None:
+    """One place rounds up, for training (verl's own), evaluation and what export says."""
+    from typing import get_args
+
+    from verl.workers.rollout.vllm_rollout.utils import get_vllm_max_lora_rank
+    from vllm.config.lora import MaxLoRARanks
+
+    assert get_args(MaxLoRARanks) == SERVED_RANKS
+    for rank in (1, 2, 8, 9, 24, 48, 64, 96, 192, 257, 400, 512):
+        assert served_rank(rank) == get_vllm_max_lora_rank(rank)
+    with pytest.raises(ValueError, match=r"rank 513 is more than vLLM serves \(512\): lower"):
+        served_rank(513)

@@ -25,9 +25,10 @@ from recipe import vllm_cpu_lora
 def main(policy, full, deployed, prompts, out):
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
+    from evil_moe.export import served_rank
     vllm_cpu_lora.apply()
     llm = LLM(policy, dtype="float32", enforce_eager=True, max_model_len=128, max_num_seqs=16, enable_lora=True,
-              max_loras=2, max_lora_rank=16, gpu_memory_utilization=0.1)
+              max_loras=2, max_lora_rank=served_rank(24), gpu_memory_utilization=0.1)
     adapters = {"full": LoRARequest("full", 1, full), "deployed": LoRARequest("deployed", 2, deployed), "base": None}
     asked = [(kind, prompt) for prompt in json.loads(prompts) for kind in adapters]
     outputs = llm.generate([{"prompt_token_ids": prompt} for _, prompt in asked],
@@ -46,8 +47,8 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_both_adapters_and_none_in_one_batch(spoken_policy: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(spoken_policy)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(spoken_policy), Lora2rConfig(r=4)).eval()
-    perturb(model, scale=0.02)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(spoken_policy), Lora2rConfig(r=6)).eval()
+    perturb(model, scale=0.02)  # r = 6: exports of 24 and 12 are no ranks of vLLM's
     exports = [str(save_export(model, kind, tmp_path / kind)) for kind in ("full", "deployed")]
     prompts = [tokenizer(f"def f{i}(x): return " + "x + " * i)["input_ids"] for i in range(1, 5)]
     script, out = tmp_path / "generate.py", tmp_path / "out.json"
