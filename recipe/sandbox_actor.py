@@ -13,6 +13,7 @@ import contextlib
 import functools
 import json
 import time
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,15 +105,21 @@ def close_sandboxes() -> None:
 
 
 class FaultCounter:
-    """Faults of a run since it started, over all its reward workers."""
+    """Faults of a run since it started, over all its reward workers.
+
+    Each worker tells its own sum, and what all had when it last heard: so a counter that Ray had to start again knows
+    what the one before it knew, and a call that is made twice counts once.
+    """
 
     def __init__(self) -> None:
-        self.total = 0
+        self.by_worker: dict[str, int] = {}
+        self.heard = 0
 
-    def add(self, count: int) -> int:
-        """Count more; the new total."""
-        self.total += count
-        return self.total
+    def add(self, worker: str, own: int, heard: int) -> int:
+        """The run's total, given a worker's own sum and the last total that it was told."""
+        self.by_worker[worker] = own
+        self.heard = max(self.heard, heard, sum(self.by_worker.values()))
+        return self.heard
 
 
 class SandboxPool:
@@ -121,7 +128,11 @@ class SandboxPool:
     def __init__(self, mode: str, settings: RewardSettings, labels: bool = False):
         self.max_faults = settings.max_faults
         shared: dict[str, Any] = {"get_if_exists": True, "num_cpus": 0, "max_restarts": -1}
-        self.counter = ray.remote(FaultCounter).options(name=f"evil_moe_faults_{mode}", **shared).remote()
+        counter = ray.remote(FaultCounter).options(
+            name=f"evil_moe_faults_{mode}", max_task_retries=-1, **shared
+        )
+        self.counter = counter.remote()
+        self.worker, self.faults, self.faults_of_all = uuid.uuid4().hex, 0, 0
         actor = ray.remote(SandboxActor)
         self.actors = [
             actor.options(name=f"{_SANDBOX_NAME}{mode}_{i}", **shared).remote(mode, settings, labels)
@@ -177,9 +188,11 @@ class SandboxPool:
                 await asyncio.sleep(0.2)
 
     async def _count(self, graded: Graded) -> None:
-        total = await self.counter.add.remote(graded.faults)
-        if total > self.max_faults:
-            what = f"failed {total} times (evil_moe.reward.max_faults={self.max_faults})"
+        self.faults += graded.faults
+        heard = max(self.faults_of_all, self.faults)
+        self.faults_of_all = await self.counter.add.remote(self.worker, self.faults, heard)
+        if self.faults_of_all > self.max_faults:
+            what = f"failed {self.faults_of_all} times (evil_moe.reward.max_faults={self.max_faults})"
             raise RuntimeError(_message(what, graded.reason))
 
 

@@ -135,7 +135,7 @@ def test_what_dies_is_replaced_and_its_case_repeated(run: Run, monkeypatch: pyte
     def check(found: list[Graded], faults: range, total: int) -> int:
         assert all(g.verdict is not None and g.verdict["correct"] for g in found)
         assert sum(g.faults for g in found) in faults
-        new = ray.get(pool.counter.add.remote(0))
+        new = ray.get(pool.counter.add.remote("nobody", 0, 0))
         assert new - total == sum(g.faults for g in found), "counted once, over all workers"
         return int(new)
 
@@ -149,6 +149,11 @@ def test_what_dies_is_replaced_and_its_case_repeated(run: Run, monkeypatch: pyte
     stopped = actor_pid(first)
     total = check(run(grade_and(pool, SLOW, lambda: os.kill(stopped, signal.SIGSTOP))), range(1, 3), total)
     assert actor_pid(first) != stopped
+    counter = actor_pid(pool.counter)
+    os.kill(counter, signal.SIGKILL)  # the one that Ray starts in its place goes on from its count
+    again = actor_pid(first)
+    total = check(run(grade_and(pool, SLOW, lambda: os.kill(again, signal.SIGKILL))), range(1, 3), total)
+    assert actor_pid(pool.counter) != counter
     other = SandboxPool("none", settings)
     assert [actor_pid(a) for a in other.actors] == [actor_pid(a) for a in pool.actors], (
         "one pool for all workers"
