@@ -85,6 +85,25 @@ def run_to_end(command: list[str], cwd: Path, timeout_s: float = 600, **variable
     return done.stdout
 
 
+def run_side_by_side(commands: list[list[str]], cwd: Path, timeout_s: float = 900) -> list[str]:
+    """Run commands at once, all of which must succeed; their outputs."""
+    running = [
+        subprocess.Popen(
+            command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for command in commands
+    ]
+    try:
+        done = [process.communicate(timeout=timeout_s)[0] for process in running]
+    finally:
+        for process in running:
+            process.terminate()  # a Ctrl-C to a run that another's failure has left behind
+    assert [process.returncode for process in running] == [0] * len(commands), "\n".join(
+        out[-4000:] for out in done
+    )
+    return done
+
+
 def stop_after(
     command: list[str],
     cwd: Path,

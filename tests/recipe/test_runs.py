@@ -19,7 +19,14 @@ from recipe.main_train import train
 from recipe.run_folder import read_config
 from recipe.settings import settings_from
 from reward.nano.problems import SYSTEM
-from tests.recipe.conftest import STEPS, read_metrics, run_to_end, stop_after, train_command
+from tests.recipe.conftest import (
+    STEPS,
+    read_metrics,
+    run_side_by_side,
+    run_to_end,
+    stop_after,
+    train_command,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -133,17 +140,30 @@ def test_a_rollout_that_cannot_be_graded_stops_the_run(spoken_policy: Path, tmp_
     assert not (run / "rollouts" / f"{STEPS}.jsonl").exists()
 
 
-def test_two_ranks_start_with_the_same_loss(finished_run: Path, spoken_policy: Path, tmp_path: Path) -> None:
+def test_two_ranks_start_with_the_same_loss_also_beside_another_run(
+    finished_run: Path, spoken_policy: Path, tmp_path: Path
+) -> None:
     """The second run reads features in the state that sampled, and takes the other road to old log-probs: one more
-    forward, and verl's rollout correction. At the first step every state is the base model."""
+    forward, and verl's rollout correction. At the first step every state is the base model.
+
+    A third run, of another seed, trains on the same machine at the same time; each samples with its own weights.
+    """
     command = train_command(
         spoken_policy, tmp_path / "run", "trainer.n_gpus_per_node=2", "trainer.test_freq=-1"
     )
     command += ["evil_moe.old_log_prob=gated", "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"]
     command += ["algorithm.rollout_correction.rollout_is=token", "evil_moe.feature_state=rollout"]
-    command += ["trainer.total_training_steps=2", "trainer.val_before_train=false"]
-    run_to_end(command, cwd=tmp_path)
+    short = ["trainer.total_training_steps=2", "trainer.val_before_train=false"]
+    # its adapter has another rank, so that weights of the one would not fit the other
+    beside = train_command(
+        spoken_policy, tmp_path / "beside", "seed=1", "trainer.test_freq=-1", "trainer.save_freq=-1", *short
+    )
+    beside += ["actor_rollout_ref.model.lora_rank=6", "actor_rollout_ref.model.lora.rank=24"]
+    run_side_by_side([command + short, beside], cwd=tmp_path)
     one, two = read_metrics(finished_run), read_metrics(tmp_path / "run")
+    other = read_metrics(tmp_path / "beside")
+    assert sorted(other) == sorted(two) == [1, 2]
+    assert other[2]["mismatch/kl"] < 1e-3, "what vLLM sampled with is what was trained"
     energies = ("grad_energy/deployed", "grad_energy/quarantine", "pin/grad_norm", "router/reward_grad_norm")
     for name in (
         "actor/loss",
