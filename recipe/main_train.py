@@ -18,7 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from evil_moe.report.prereg import load_prereg
 from recipe.config import compose
 from recipe.console import INTERRUPTED, divert_output, report_failure, say
-from recipe.run_folder import check_run_folder, last_logged_step, latest_step, open_run_folder, resume_step
+from recipe.run_folder import (
+    check_run_folder,
+    last_logged_step,
+    latest_step,
+    open_run_folder,
+    resume_step,
+    run_id,
+)
 
 if TYPE_CHECKING:
     from recipe.prepare import Problems
@@ -130,6 +137,9 @@ def driver_environment(config: DictConfig) -> dict[str, str]:
         "HYDRA_FULL_ERROR": "1",
         "PYTHONUNBUFFERED": "1",
     }
+    if (name := run_id(Path(config.evil_moe.run_dir))) is not None:
+        # A run that was stopped goes on as the same one there. (`wandb sync --append` where it logged offline.)
+        environment |= {"WANDB_RUN_ID": name, "WANDB_RESUME": "allow"}
     netrc = Path.home() / ".netrc"
     logged_in = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "api.wandb.ai" in netrc.read_text())
     if "WANDB_MODE" not in os.environ and not logged_in:

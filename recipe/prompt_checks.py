@@ -58,7 +58,7 @@ def load_tokenizer(config: Any) -> Any:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"actor_rollout_ref.model.path={model.path}: its tokenizer cannot be loaded ({str(error).splitlines()[0]}); give a "
-            f"folder with a whole model, or the name of one on the hub: huggingface-cli download {model.path}"
+            f"folder with a whole model, or the name of one on the hub: hf download {model.path}"
         ) from error
     if model.custom_chat_template is not None:
         tokenizer.chat_template = model.custom_chat_template

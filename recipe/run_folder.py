@@ -11,13 +11,16 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 from omegaconf import DictConfig, OmegaConf
@@ -107,10 +110,25 @@ def latest_step(folder: Path) -> int:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """Steps whose adapter is there; verl leaves the folders of older ones, with little in them."""
+    """Steps whose adapter is there."""
     adapters = (folder / "checkpoints").glob("global_step_*/actor/adapter/adapter_config.json")
     steps = (path.parents[2].name.removeprefix("global_step_") for path in adapters)
     return sorted(int(step) for step in steps if step.isdigit())
+
+
+def remove_older_checkpoints(folder: Path, keep: int | None) -> None:
+    """Leave the last `keep` checkpoints (None: all) of those up to the one that a resume takes.
+
+    verl forgets at a resume what it saved before, and of what it removes it leaves the folder and the loader's state.
+    """
+    latest, kept = latest_step(folder), checkpoint_steps(folder)
+    if not keep or latest not in kept:
+        return
+    kept = [step for step in kept if step <= latest][-keep:]
+    for path in (folder / "checkpoints").glob("global_step_*"):
+        step = path.name.removeprefix("global_step_")
+        if step.isdigit() and int(step) < kept[0]:
+            shutil.rmtree(path)
 
 
 def _other_checkpoint(folder: Path) -> str:
@@ -210,6 +228,20 @@ def _starts(record: Path) -> list[Any]:
         return list(json.loads(record.read_text())["starts"])
 
 
+def run_id(folder: Path) -> str | None:
+    """What a run is called wherever its starts must not count as runs of their own (wandb); None before its first start.
+
+    Raises:
+        ValueError: the record is malformed.
+    """
+    record = folder / "provenance.json"
+    if not _starts(record):
+        return None
+    # Of a run from before it was recorded: what no other start has.
+    whole = json.loads(record.read_text())
+    return str(whole.get("run_id") or sha256(json.dumps(whole["starts"][0]).encode()).hexdigest()[:12])
+
+
 def check_run_folder(config: DictConfig) -> int:
     """Whether this config may go on in its folder; returns the step it would resume from. Nothing is written.
 
@@ -257,6 +289,10 @@ def open_run_folder(config: DictConfig, prereg: Path | None = None) -> Iterator[
         record = folder / "provenance.json"
         starts = _starts(record)
         partial = record.with_suffix(".partial")
-        partial.write_text(json.dumps({"starts": [*starts, provenance(config, prereg)]}, indent=2) + "\n")
+        whole = {
+            "run_id": run_id(folder) or uuid4().hex[:12],
+            "starts": [*starts, provenance(config, prereg)],
+        }
+        partial.write_text(json.dumps(whole, indent=2) + "\n")
         partial.replace(record)
         yield step

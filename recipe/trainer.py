@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -39,6 +40,7 @@ from recipe.metrics import class_metrics
 from recipe.monitor import MonitorStage
 from recipe.monitor_settings import MONITORED
 from recipe.rollout_queue import column, extra_fields, put_column, read_rollouts
+from recipe.run_folder import remove_older_checkpoints
 from recipe.run_log import RunLog
 from recipe.settings import settings_from
 from recipe.tensors import scaled_rows
@@ -249,6 +251,8 @@ class EvilMoETrainer(PPOTrainerSync):
         if self._checkpoint_is_due:
             self._checkpoint_is_due = False
             super()._save_checkpoint()
+            trainer = self.config.trainer
+            remove_older_checkpoints(Path(trainer.default_local_dir).parent, trainer.max_actor_ckpt_to_keep)
 
     def _name_the_state(self, metrics: dict) -> None:
         """What verl computes from log-probs of another state than the one that sampled, under that state's name."""

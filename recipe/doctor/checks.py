@@ -155,7 +155,7 @@ def check_model(config: DictConfig) -> Iterator[Finding]:
         if cached:
             yield Finding("policy", OK, f"{path} is in the Hugging Face cache")
         elif offline:
-            mend = f"huggingface-cli download {path}, or unset HF_HUB_OFFLINE (ray_kwargs.ray_init.runtime_env.env_vars has one, too)"
+            mend = f"hf download {path}, or unset HF_HUB_OFFLINE (ray_kwargs.ray_init.runtime_env.env_vars has one, too)"
             yield Finding(
                 "policy", FAIL, f"{path} is not in the Hugging Face cache and HF_HUB_OFFLINE=1", mend
             )
@@ -164,7 +164,7 @@ def check_model(config: DictConfig) -> Iterator[Finding]:
                 "policy",
                 WARN,
                 f"{path} is not cached",
-                f"it is downloaded at the start: huggingface-cli download {path}",
+                f"it is downloaded at the start: hf download {path}",
             )
 
 

@@ -17,8 +17,17 @@ from omegaconf import DictConfig
 from evil_moe.probe import PROBE_FILE
 from evil_moe.report.prereg import fingerprint
 from recipe.config import compose, prereg_file
+from recipe.main_train import driver_environment
 from recipe.prepare import Problems
-from recipe.run_folder import LOCK, check_run_folder, last_logged_step, open_run_folder, provenance
+from recipe.run_folder import (
+    LOCK,
+    check_run_folder,
+    checkpoint_steps,
+    last_logged_step,
+    open_run_folder,
+    provenance,
+    remove_older_checkpoints,
+)
 from recipe.run_inputs import fill_in_inputs
 from recipe.run_log import RunLog
 from recipe.settings import settings_from
@@ -196,3 +205,51 @@ def test_a_bound_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"evil_moe\.rollout\.warn_ratio=0.5 must be at least 1, or null"):
         settings_from({"rollout": {"warn_ratio": 0.5}})
     assert settings_from({}).rollout.warn_ratio == 10, "a stated bound, by default"
+
+
+def test_a_run_that_goes_on_is_one_run_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for run in ("one", "one", "other"):
+        config = composed(tmp_path / run)
+        assert "WANDB_RUN_ID" not in driver_environment(composed(tmp_path / "new"))
+        with open_run_folder(config):
+            environment = driver_environment(config)
+        assert environment["WANDB_RESUME"] == "allow"
+        names.append(environment["WANDB_RUN_ID"])
+    assert names[0] == names[1] != names[2]
+    record = tmp_path / "one" / "provenance.json"
+    record.write_text(json.dumps({"starts": starts(tmp_path / "one")}))  # as older versions wrote it
+    again = [driver_environment(composed(tmp_path / "one"))["WANDB_RUN_ID"] for _ in range(2)]
+    assert again[0] == again[1] != names[2]
+    for key, value in environment.items():
+        if key.startswith("WANDB"):
+            monkeypatch.setenv(key, value)
+    import wandb
+
+    with wandb.init(mode="offline", project="evil_moe", dir=tmp_path) as logged:
+        assert logged.id == names[2], "wandb takes it from there"
+
+
+@pytest.mark.parametrize(("keep", "left"), [(2, [20, 30]), (1, [30]), (9, [5, 10, 20, 30]), (None, None)])
+def test_older_checkpoints_are_removed_whole(tmp_path: Path, keep: int | None, left: list[int]) -> None:
+    """Those from before a resume, too, of which verl knows nothing, and the folders that it leaves of others."""
+    for step in (5, 10, 20, 30):
+        save_checkpoint(tmp_path, step)
+        (tmp_path / f"checkpoints/global_step_{step}/actor/adapter").mkdir(exist_ok=True)
+        (tmp_path / f"checkpoints/global_step_{step}/actor/adapter/adapter_config.json").touch()
+    husk = tmp_path / "checkpoints/global_step_1"
+    husk.mkdir()
+    (husk / "data.pt").touch()
+    remove_older_checkpoints(tmp_path, keep)
+    assert checkpoint_steps(tmp_path) == (left or [5, 10, 20, 30])
+    assert husk.exists() == (left is None)
+
+
+def test_checkpoints_behind_the_one_to_resume_from_are_not_touched(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        save_checkpoint(tmp_path, step)
+        (tmp_path / f"checkpoints/global_step_{step}/actor/adapter").mkdir(exist_ok=True)
+        (tmp_path / f"checkpoints/global_step_{step}/actor/adapter/adapter_config.json").touch()
+    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("20")
+    remove_older_checkpoints(tmp_path, 1)
+    assert checkpoint_steps(tmp_path) == [20, 30]
