@@ -11,8 +11,8 @@ from tests.reward.helpers import fenced, make_problem, method
 
 # (what is expected for x, an expression over its number; the number; how often it is asked)
 LARGE = {
-    "a dict": ("{i: str(i) for i in range(x)}", 30_000, 2),
-    "lists in a list": ("[[i] * 300 for i in range(x)]", 200, 2),
+    "a dict": ("{i: str(i) for i in range(x)}", 60_000, 1),
+    "lists in a list": ("[[10 ** 15 + i] * 300 for i in range(x)]", 250, 1),
     "a text of 5 MB": ("'ab' * x", 2_500_000, 3),
     "a text of other letters": ("'\\u65e5' * x", 500_000, 4),
 }
