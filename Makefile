@@ -7,7 +7,7 @@ ARM ?= router
 PRESET ?= nano
 SEED ?= 0
 # What `make compare` runs.
-ARMS ?= none absorb router frozen random
+ARMS ?= none absorb absorb_whole router frozen random random_matched
 SEEDS ?= 0 1 2
 
 bin := .venv/bin

@@ -78,6 +78,9 @@ class Router(nn.Module):
         """The router of a saved state."""
         num_modules, num_blocks, rank = state["direction"].shape
         router = cls(num_modules, rank, num_blocks=num_blocks, normalise=normalise, anchored=anchored)
+        state = {
+            name: value for name, value in state.items() if not name.startswith("pairs_")
+        }  # of a placebo
         router.load_state_dict({"anchor": router.anchor, **state})  # which runs before 2026-11-22 have not
         return router
 

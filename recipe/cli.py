@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "compare",
         "train and evaluate arms x seeds, whatever of them is missing, and report on all",
-        f"  arms=[router,none]   default: none, absorb, router, frozen, random\n  seeds=[0,1,2]        default\n\n{OVERRIDES}",
+        f"  arms=[router,none]   default: none, absorb, absorb_whole, router, frozen, random, random_matched\n  seeds=[0,1,2]        default\n\n{OVERRIDES}",
     )
     compare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
     compare.add_argument("--out", type=Path, help="where the report goes (default: runs/<preset>/report)")

@@ -28,6 +28,7 @@ from evil_moe.diagnostics import policy_mismatch
 from evil_moe.features import gradient_features, stack_features
 from evil_moe.gates import Gate, RolloutSignals, make_gate
 from evil_moe.gradients import Projection, make_gradient_transform
+from evil_moe.placebo import MatchedPlacebo
 from evil_moe.router import Router
 from recipe.adapter_config import adapter_config
 from recipe.batch import (
@@ -74,7 +75,8 @@ class Lora2rEngine(ScoringEngine):
         model = get_peft_model(module, adapter_config(config, adapter))
         tuner = lora2r_model(model)
         options, gate = self.settings.router, self.settings.gate
-        tuner.lora_2r_router = Router(
+        kind = MatchedPlacebo if options.direction == "haar_matched" else Router
+        tuner.lora_2r_router = kind(
             len(tuner.lora2r_layers()),
             config.lora_rank,
             num_blocks=adapter.num_quarantine,

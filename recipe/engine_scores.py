@@ -15,6 +15,7 @@ from evil_moe.advantages import needs_concept
 from evil_moe.concept import DEPTH, concept_score
 from evil_moe.direction import block_directions, contrastive_direction, haar_direction
 from evil_moe.gates import Gate, RolloutSignals
+from evil_moe.placebo import MatchedPlacebo
 from recipe.batch import CONCEPT, FEATURES, FLAG, QUARANTINE_ON, SCORE, WEIGHT
 from recipe.engine_step import PinnedStepEngine
 from recipe.tensors import dense, gather_rows
@@ -42,7 +43,7 @@ class ScoringEngine(PinnedStepEngine):
         direction = contrastive_direction(self.router.prepare(hack), self.router.prepare(clean))
         directions = block_directions(direction, settings.adapter.num_quarantine, settings.seed)
         self.router.calibrate_on_pairs(hack, clean, directions, gain=settings.router.gain)
-        if settings.router.direction == "haar":
+        if settings.router.direction != "seeded":
             placebo = haar_direction((hack.shape[1], hack.shape[2]), seed=settings.seed).to(hack)
             directions = block_directions(placebo, settings.adapter.num_quarantine, settings.seed)
             self.router.become_placebo(directions)
@@ -60,7 +61,10 @@ class ScoringEngine(PinnedStepEngine):
             self._refresh(features)
         direction = self._direction()
         scores = gather_rows(router.block_scores(features, direction), self.get_data_parallel_group())
-        if not router.is_calibrated:
+        if isinstance(router, MatchedPlacebo):
+            pairs = gather_rows(router.pairs_scores(features), self.get_data_parallel_group())
+            router.observe(scores, pairs, fraction=options.threshold_fraction)
+        elif not router.is_calibrated:
             base = None if options.threshold == "pairs" else scores
             router.set_rollout_threshold(base, fraction=options.threshold_fraction)
             units = gather_rows(router.unit(features).flatten(1), self.get_data_parallel_group())

@@ -17,7 +17,7 @@ from recipe.pair_settings import ContrastSettings, PairSettings, PinSettings
 
 FEATURE_STATES = ("rollout", "full", "deployed", "base")
 OLD_LOG_PROBS = ("update", "gated", "sampled")
-DIRECTIONS = ("seeded", "haar")
+DIRECTIONS = ("seeded", "haar", "haar_matched")
 THRESHOLDS = ("anchored", "base", "pairs", "follow")
 FEATURES = ("activation", "gradient")
 INITS = ("gaussian", "pissa", "corda", "signed_corda", "reversed_corda")
@@ -57,7 +57,9 @@ class RouterSettings:
     """The router.
 
     Attributes:
-        direction: `seeded` (v_act of the pairs) or `haar` (random placebo).
+        direction: `seeded` (v_act of the pairs), `haar` (random placebo, split at the median of the first rollouts), or
+            `haar_matched` (the same, with as many rollouts above its threshold at every step as the seeded direction would
+            have: `evil_moe.placebo`).
         feature: what is read of a rollout at the deployed bottleneck: its mean `activation`, or the `gradient` of its
             log-likelihood, which costs a backward pass.
         learn: whether the direction takes gradient; it then comes from the pin and, with `reward_gradient`, from reward.
@@ -215,6 +217,15 @@ class EvilMoESettings:
                 "evil_moe.router.refresh_every takes direction and threshold anew from the pairs and from the rollouts, and "
                 f"evil_moe.router.threshold={self.router.threshold}, evil_moe.router.direction={self.router.direction} "
                 "would be lost: use threshold=base and direction=seeded, or no refresh"
+            )
+        if self.router.direction == "haar_matched" and (self.router.threshold, self.router.learn) != (
+            "base",
+            False,
+        ):
+            raise ValueError(
+                "evil_moe.router.direction=haar_matched takes its threshold from the seeded direction at every step, and does not "
+                f"learn: evil_moe.router.threshold={self.router.threshold}, evil_moe.router.learn={self.router.learn} must be "
+                "base and false"
             )
         if self.router.refresh_every and self.feature_state == "base":
             raise ValueError(

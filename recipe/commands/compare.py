@@ -25,7 +25,7 @@ from recipe.console import INTERRUPTED, say
 
 # A command that was stopped, by a Ctrl-C or in a phase that does not catch the signal.
 STOPPED = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
-MAIN_ARMS = ("none", "absorb", "router", "frozen", "random")
+MAIN_ARMS = ("none", "absorb", "absorb_whole", "router", "frozen", "random", "random_matched")
 
 
 def split(overrides: Sequence[str]) -> tuple[list[str], list[int], list[str]]:

@@ -25,7 +25,7 @@ _ELSEWHERE = (
     "label_recall", "label_noisy", "project_svd8", "project_svd32",
 )  # fmt: skip
 ARMS = [arm for arm in choices("arm") if not arm.startswith(_ELSEWHERE)]
-ON_TWO_RANKS = ["router", "blocks", "expert_choice", "route_act", "route_grad", "label", "refresh", "project_svd", "signed_corda", "discardable"]  # fmt: skip
+ON_TWO_RANKS = ["router", "blocks", "expert_choice", "random_matched", "route_act", "route_grad", "label", "refresh", "project_svd", "signed_corda", "discardable"]  # fmt: skip
 
 
 def run_arms(policy: Path, out: Path, arms: list[str], ranks: int) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def test_an_arm_trains(arm: str, reports: dict[str, Any]) -> None:
 
 def test_plugs_do_what_their_names_say(reports: dict[str, Any]) -> None:
     assert reports["discardable"]["moved_quarantine"] == 0 and reports["discardable"]["norm_quarantine"] > 0
-    for arm in ("frozen", "none", "absorb", "label", "project"):
+    for arm in ("frozen", "none", "absorb", "label", "project", "random_matched"):
         assert reports[arm]["drift"] == 0, arm
     for arm in ("router", "no_pin", "pin_only", "refresh", "route_act", "contrast"):
         assert reports[arm]["drift"] > 0, arm
@@ -106,6 +106,10 @@ def test_directions_and_what_is_read(reports: dict[str, Any]) -> None:
         torch.tensor(reports[arm]["first_direction"]) for arm in ("router_rollout", "random", "random_pairs")
     )
     assert torch.allclose(torch.tensor(reports["no_pin"]["first_direction"]), seeded, atol=1e-5)
+    assert reports["random_matched"]["first_direction"] == reports["random"]["first_direction"]
+    for matched, frozen in zip(*(reports[arm]["steps"] for arm in ("random_matched", "frozen")), strict=True):
+        routed = [sum(w > 0.5 for w in step["w"]) for step in (matched, frozen)]
+        assert routed[0] == routed[1] > 0 and matched["w"] != frozen["w"]
     for other in (placebo, shuffled):
         assert other.norm().item() == pytest.approx(1, rel=1e-5) and abs(seeded @ other) < 0.9
     # taken anew when due, and not before

@@ -27,7 +27,7 @@ from reward.loopholes import mixed
 NANO = ("nano", "nano_long", "nano_long_kept_share")
 PRESETS = (*NANO, "qwen3_4b_1x96gb", "qwen3_4b_fsdp")
 ARMS = choices("arm")
-MAIN_ARMS = ("none", "absorb", "router", "frozen", "random")
+MAIN_ARMS = ("none", "absorb", "absorb_whole", "router", "frozen", "random", "random_matched")
 #: What an arm cannot have a default for.
 NEEDS = {
     arm: ("evil_moe.monitor.base_url=http://localhost:1/v1", "evil_moe.monitor.model=m")
