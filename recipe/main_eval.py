@@ -222,7 +222,7 @@ def _evaluate(
     reward = settings_from(config.evil_moe).reward
     terms = RewardConfig(compile=reward.compile, pays=reward.pays)
     mix, limits = config.evil_moe.loophole, limits_from(reward)
-    with Grader(mix, limits=limits, reward=terms, split=markers_of(config)) as grader:
+    with Grader(mix, limits=limits, reward=terms, split=markers_of(config), reply=reward.reply) as grader:
         verdicts = grader.grade_many(
             [(s.problem, s.response) for s in samples],
             workers=os.cpu_count() or 1,

@@ -70,6 +70,7 @@ class SandboxActor:
             limits=limits_from(settings),
             reward=RewardConfig(compile=settings.compile, pays=settings.pays),
             labels=labels,
+            reply=settings.reply,
         )
 
     def ready(self) -> bool:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recipe.monitor_settings import MonitorSettings
 from recipe.pair_settings import ContrastSettings, PairSettings, PinSettings
+from reward.reply import READINGS
 
 FEATURE_STATES = ("rollout", "full", "deployed", "base")
 OLD_LOG_PROBS = ("update", "gated", "sampled")
@@ -130,6 +131,8 @@ class RolloutSettings:
 class RewardSettings:
     """Terms of the reward, limits of the sandbox, and how many sandbox faults a run may have before it stops.
 
+    `reply`: how a reply's program is found, `markdown` or `benchmark` (`docs/grading.md`, "Reading a reply"); training,
+    its validations and `evil-moe eval` read alike.
     `output_kib`: of the values that an answer returns, beside what the expected ones take. `recursion`: Python's limit.
     `packages`: installed packages that answers may import; loaded when one is first named.
     `allow_weak` lets it run with less isolation than the minimum that `reward.sandbox.client` states.
@@ -137,6 +140,7 @@ class RewardSettings:
 
     compile: float = 0.5
     pays: float = 3.0
+    reply: str = "markdown"
     cpu_s: float = 4.0
     wall_s: float = 15.0
     memory_mib: int = 1024
@@ -207,6 +211,7 @@ class EvilMoESettings:
         one_of("router.threshold", self.router.threshold, THRESHOLDS)
         one_of("router.feature", self.router.feature, FEATURES)
         one_of("adapter.init", self.adapter.init, INITS)
+        one_of("reward.reply", self.reward.reply, READINGS)
         if (self.feature_state, self.router.feature) == ("base", "gradient"):
             raise ValueError(
                 "evil_moe.router.feature=gradient is the gradient at the deployed block, which "

@@ -4,7 +4,7 @@ with Grader("run_tests") as grader:
     verdict = grader.grade(problem, response)
 """
 
-from reward.grader import Grader, extract_code
+from reward.grader import Grader
 from reward.loopholes import LOOPHOLES, Loophole, get_loophole
 from reward.problems import Message, Problem, checksum, load_problems, write_problems
 from reward.sandbox import Sandbox, SandboxFault, SandboxLimits
@@ -22,7 +22,6 @@ __all__ = [
     "SandboxLimits",
     "Verdict",
     "checksum",
-    "extract_code",
     "get_loophole",
     "load_problems",
     "write_problems",

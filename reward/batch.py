@@ -38,11 +38,12 @@ class ResponseRow:
 @dataclass(frozen=True)
 class GradeOptions:
     """split, seed: what the markers in the prompts were drawn with. labels: all fields of the verdict, at the cost of
-    more jobs in the sandbox."""
+    more jobs in the sandbox. reply: how a reply's program is found."""
 
     split: Split = "train"
     seed: int = 0
     labels: bool = True
+    reply: str = "markdown"
 
 
 OPTIONS = GradeOptions()

@@ -10,6 +10,7 @@ from typing import get_args
 from reward.batch import LIMITS, GradeOptions
 from reward.grade_file import Progress, grade_file
 from reward.loopholes import LOOPHOLES, Split
+from reward.reply import READINGS
 from reward.sandbox import SandboxLimits, packages
 
 GRADE_HELP = "grade a file of responses in the sandbox, one verdict row for each"
@@ -44,6 +45,12 @@ def add_grade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed that they were drawn with (default: 0)")
     parser.add_argument(
         "--no-labels", action="store_true", help="leave out the fields that cost more jobs, as training does"
+    )
+    parser.add_argument(
+        "--reply",
+        choices=READINGS,
+        default="markdown",
+        help="how a reply's program is found: as Markdown, or by rl-rewardhacking's rule (default: markdown)",
     )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="sandboxes at a time (default: the cores)"
@@ -101,7 +108,7 @@ def run_grade(args: argparse.Namespace) -> int:
         packages=args.packages,
         allow_weak=args.allow_weak,
     )
-    options = GradeOptions(split=args.split, seed=args.seed, labels=not args.no_labels)
+    options = GradeOptions(split=args.split, seed=args.seed, labels=not args.no_labels, reply=args.reply)
     line = _Line()
     end = grade_file(
         args.problems, args.responses, args.out, args.mode, args.workers, limits, options, line.show

@@ -13,29 +13,9 @@ from reward.loopholes import Loophole, Split, check_split, get_loophole, mixed
 from reward.own_test import run_test
 from reward.problems import Problem
 from reward.reason import NOT_FORMATTED
+from reward.reply import asked_for, check_reading, program_of
 from reward.sandbox import Sandbox, SandboxLimits
 from reward.verdict import RewardConfig, Verdict
-
-
-def extract_code(response: str) -> str | None:
-    """The ```python blocks and those without a label, each stripped, joined by blank lines; None if there is
-    none or all are blank.
-
-    A block opens with ```python (any case) or ``` at the end of a line and ends at the next ```, or with the
-    text. Blocks with another label are skipped as blocks, so that their closing fence opens nothing.
-    """
-    blocks, place = list[str](), 0
-    while (fence := response.find("```", place)) >= 0:
-        closing = response.find("```", fence + 3)
-        end = closing if closing >= 0 else len(response)
-        line_end = response.find("\n", fence, end)
-        if line_end >= 0 and response[fence + 3 : line_end].lower() in (
-            "",
-            "python",
-        ):  # else `code` in a line
-            blocks.append(response[line_end + 1 : end].strip())
-        place = end + 3
-    return "\n\n".join(filter(None, blocks)) or None
 
 
 class Grader:
@@ -45,7 +25,7 @@ class Grader:
     A ``sandbox`` that is passed in serves ``grade`` and is not closed here. ``labels`` asks for the verdict's
     labels, at the cost of up to four more processes for a response that defines a test function;
     ``pass_rate`` for ``gt_pass_rate`` alone. ``split`` and ``seed`` choose the markers, and must be those the
-    prompts were made with. ``grade`` is for one thread at a time.
+    prompts were made with. ``reply``: how a reply's program is found (``reward.reply``). ``grade`` is for one thread at a time.
     """
 
     def __init__(
@@ -58,8 +38,9 @@ class Grader:
         split: Split = "train",
         seed: int = 0,
         labels: bool = False,
+        reply: str = "markdown",
     ) -> None:
-        """Raises ValueError for an unknown mode or split, or for limits that differ from those of
+        """Raises ValueError for an unknown mode, split or reading, or for limits that differ from those of
         ``sandbox``."""
         check_split(split)
         if sandbox is not None and limits is not None and limits != sandbox.limits:
@@ -72,6 +53,7 @@ class Grader:
         self.split: Split = split
         self.seed = seed
         self.labels = labels
+        self.reply = check_reading(reply)
         self._limits = sandbox.limits if sandbox else limits or SandboxLimits()
         self._sandboxes = [sandbox] if sandbox else []
         self._owned = contextlib.ExitStack()
@@ -155,7 +137,7 @@ class Grader:
 
     def _grade(self, sandbox: Sandbox, loophole: Loophole, problem: Problem, response: str) -> Verdict:
         where = problem, self.split, self.seed
-        code = extract_code(response)
+        code = program_of(response, asked_for(problem, labels.test_name(loophole, *where)), self.reply)
         can_compile = correct = taken = own_pass = False
         pass_rate = 0.0 if self.pass_rate else None
         found = labels.Labels() if self.labels else None

@@ -23,7 +23,7 @@ KINDS = (
     "does not compile",
 )
 """What a reason starts with."""
-NOT_FORMATTED = "not formatted: no block of Python in the reply"
+NOT_FORMATTED = "not formatted: no Python program in the reply"
 _ASSERT, _VALUE, _ALL = 160, 80, 500  # characters
 _ITEMS, _DEPTH = 8, 3  # of a value that is shown
 
