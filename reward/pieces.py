@@ -19,17 +19,22 @@ _TOKEN = re.compile(
 )
 _NAME = re.compile(r"(?<![\w.])[^\W\d]\w*+")
 _DEFINED = re.compile(r"(?<![\w.])(?:def|class)[ \t]++(\w++)")
-_ASSIGNED = re.compile(r"(?<![\w.])([^\W\d]\w*+)[ \t]*+(?:,[ \t]*+[^\W\d]\w*+[ \t]*+){0,9}(?::[^=,()\n]{1,80})?:?=(?!=)")
+_ASSIGNED = re.compile(
+    r"(?<![\w.])([^\W\d]\w*+)[ \t]*+(?:,[ \t]*+[^\W\d]\w*+[ \t]*+){0,9}(?::[^=,()\n]{1,80})?:?=(?!=)"
+)
 _TARGETS = re.compile(
     r"(?<!\w)(?:for[ \t]++([^:\n]{1,80}?)[ \t]in\b|as[ \t]++(\w++)|def[ \t]++\w++[ \t]*+\(([^)]{0,400})|lambda[ \t]++([^:\n]{1,80}):)"
 )
 _GLOBAL = re.compile(r"(?<!\w)(?:global|nonlocal)[ \t]++([\w, \t]++)")
 _IMPORT = re.compile(
-    r"^[ \t]*+(?:from[ \t]++[\w.]++[ \t]++import[ \t]*+(\(([^)]*+)|[^\n;]++)|import[ \t]++([^\n;]++))", re.MULTILINE
+    r"^[ \t]*+(?:from[ \t]++[\w.]++[ \t]++import[ \t]*+(\(([^)]*+)|[^\n;]++)|import[ \t]++([^\n;]++))",
+    re.MULTILINE,
 )
 _EFFECT = re.compile(r"[\w\])][ \t]*+\(|[.\]][ \t]*+\w*+[ \t]*+=(?!=)|(?<!\w)(?:raise|del)(?!\w)")
 _CONTINUES = re.compile(r"(?:else|elif|except|finally)\b")
-_HEADER = re.compile(r"(?:if|for|while|with|try|async[ \t]++(?:for|with)|match)\b[^\n]*:|(?:else|elif|except|finally)\b[^\n]*:")
+_HEADER = re.compile(
+    r"(?:if|for|while|with|try|async[ \t]++(?:for|with)|match)\b[^\n]*:|(?:else|elif|except|finally)\b[^\n]*:"
+)
 _STATEMENT = re.compile(
     r"(?:class|def|async[ \t]++def)[ \t]++\w++[ \t]*+[(:\[]|@\w|import[ \t]++[\w., \t]++$|from[ \t]++[\w.]++[ \t]++import\b"
     r"|[\w.]++(?:\[[^\]\n]*+\])?+(?:[ \t]*+,[ \t]*+[\w.]++)*+[ \t]*+(?::[^=\n]{1,80})?(?:[-+*/%&|^]|//|\*\*|<<|>>)?=(?!=)"
@@ -103,9 +108,9 @@ def pieces(text: str, place: int = 0, code_only: bool = False) -> Iterator[Piece
         else:
             code.append(word if kind != "joined" else " ")
             # A decorator and what it decorates are one.
-            decorates = (decorates or (word == "@" and text[token.start() - 1 : token.start()] in ("", "\n"))) and (
-                word not in ("def", "class")
-            )
+            decorates = (
+                decorates or (word == "@" and text[token.start() - 1 : token.start()] in ("", "\n"))
+            ) and (word not in ("def", "class"))
             depth = max(depth + (kind == "open") - (kind == "close"), 0)
             if kind == "line" and depth == 0 and not decorates and _begins(text, token.end()):
                 yield Piece(text[start : token.end()], "".join(code), whole)
@@ -119,59 +124,6 @@ def pieces(text: str, place: int = 0, code_only: bool = False) -> Iterator[Piece
 def _begins(text: str, place: int) -> bool:
     """Whether a statement begins at this line's start."""
     return text[place : place + 1] not in ("", " ", "\t", "\n") and not _CONTINUES.match(text, place)
-
-
-def needs(self) -> frozenset[str]:
-        """Names that it reads and does not bind anywhere itself, builtins excepted."""
-        return needs(self.code)
-
-    @property
-    def acts(self) -> bool:
-        """Whether running it can do something: it calls, sets an attribute or an item, raises or deletes."""
-        return self.kind == "run" and _EFFECT.search(self.code) is not None
-
-    @property
-    def looks_like_code(self) -> bool:
-        """Whether its first line has the form of a statement rather than of prose."""
-        line = self.text.lstrip("\n").partition("\n")[0]
-        return self.kind == "blank" or _STATEMENT.match(line) is not None or _HEADER.match(line) is not None
-
-
-def pieces(text: str) -> Iterator[Piece]:
-    """The statements of ``text``, in order, from its first line on; joined they are the text."""
-    start, depth, code = 0, 0, list[str]()
-    whole, decorates = True, False
-    for token in _TOKEN.finditer(text, place):
-        kind, word = token.lastgroup, token[0]
-        if kind == "string":
-            whole = whole and len(word) > 1 and word[-1] == word.lstrip("bBfFrRuU")[0]
-            code.append(word if word[0] in "fF" or word[:2].lower() == "rf" else '""')
-        elif kind == "comment":
-            continue
-        else:
-            code.append(word if kind != "joined" else " ")
-            # A decorator and what it decorates are one.
-            decorates = (decorates or (word == "@" and text[token.start() - 1 : token.start()] in ("", "\n"))) and (
-                word not in ("def", "class")
-            )
-            depth = max(depth + (kind == "open") - (kind == "close"), 0)
-            if kind == "line" and depth == 0 and not decorates and _begins(text, token.end()):
-                yield Piece(text[start : token.end()], "".join(code), whole)
-                start, code, whole = token.end(), [], True
-                if code_only and not looks_like_code(text, start):
-                    return
-    if start < len(text):
-        yield Piece(text[start:], "".join(code), whole and depth == 0)
-
-
-def _begins(text: str, place: int, code: list[str]) -> bool:
-    """Whether a statement begins at this line's start."""
-    if text[place : place + 1] in ("", " ", "\t", "\n") or _CONTINUES.match(text, place):
-        return False
-    last = next((word for word in code if word not in ("\n", " ")), "")
-    if last == "@":  # a decorator and what it decorates are one
-        return any(word in ("def", "class") for word in code)
-    return True
 
 
 def needs(code: str) -> frozenset[str]:

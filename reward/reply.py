@@ -19,7 +19,7 @@ Reading = Literal["markdown", "benchmark"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
 _BENCHMARK = re.compile(r"```(?:python)?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 _PYTHON = re.compile(
-    r"[{.\s]*+(?:lang(?:uage)?-)?(?:i?python|py)[ ]?[\d.]*+(?![\w+#-])|[\w/.-]++\.py\b", re.IGNORECASE
+    r"[{.\s]*+(?:lang(?:uage)?-)?(?:i?python|py)[ ]?[\d.]*+(?![\w+#-])|[\w/.-]{1,80}\.py\b", re.IGNORECASE
 )
 _THOUGHT = re.compile(r"""(["'`])</think(?:ing)?>\1|</think(?:ing)?>""", re.IGNORECASE)
 _THINKS = re.compile(r"[ \t]*+<think(?:ing)?>", re.IGNORECASE)
@@ -142,7 +142,9 @@ def _defines(code: str, asked: Asked) -> int:
 def _unfenced(parts: list[Fence | Text], asked: Asked) -> list[_Block]:
     """Runs of lines outside of fences that look like code, as blocks without a label."""
     runs = list[_Block]()
-    entry = re.compile(rf"^([ \t]*+)(?:class|def|async[ \t]++def)[ \t]++{re.escape(asked.name)}\b", re.MULTILINE)
+    entry = re.compile(
+        rf"^([ \t]*+)(?:class|def|async[ \t]++def)[ \t]++{re.escape(asked.name)}\b", re.MULTILINE
+    )
     for part in parts:
         if not isinstance(part, Text):
             continue
@@ -207,9 +209,7 @@ class _Joined:
                         self._pick([piece])
         for _, found in self._before:
             self._pick(piece for piece in found if piece.whole and _SETS_LIMIT.match(piece.code))
-            tables = set[str]().union(
-                *(p.binds for p in found if p.kind == "run" and id(p) in self._picked)
-            )
+            tables = set[str]().union(*(p.binds for p in found if p.kind == "run" and id(p) in self._picked))
             self._pick(
                 piece
                 for piece in found
@@ -228,7 +228,10 @@ class _Joined:
 
     def _is_test(self, piece: Piece) -> bool:
         name = re.escape(self._asked.test)
-        return re.search(rf"\b(?:def|class)[ \t]+{name}\b|^{name}[ \t]*=(?!=)", piece.code, re.MULTILINE) is not None
+        return (
+            re.search(rf"\b(?:def|class)[ \t]+{name}\b|^{name}[ \t]*=(?!=)", piece.code, re.MULTILINE)
+            is not None
+        )
 
     def _pick(self, chosen: Iterable[Piece]) -> None:
         for piece in chosen:

@@ -1,6 +1,6 @@
 """Grade the reference cases and set the verdicts beside those of the two reference graders, field by field.
 
-    PYTHONPATH=. python scripts/parity.py CASES.jsonl[.gz] --problems PROBLEMS.jsonl[.gz] [--workers N] [--sample N]
+    PYTHONPATH=. python scripts/parity.py CASES.jsonl[.gz] --problems PROBLEMS.jsonl[.gz] [--workers N] [--sample N] [--reply markdown]
 
 Prints for every field the table (reference, ours) -> cases, then the disagreements, grouped by the deliberate
 difference that explains them (``scripts/parity_rules.py``; reasons in docs/grading.md). Exit code 1 if one
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from parity_rules import RULES, Case
 
 from reward import Grader, Problem, SandboxLimits, load_problems
+from reward.reply import READINGS
 
 LIMITS = SandboxLimits(cpu_s=4.0, wall_s=120.0)
 """CPU as the references' 3 s and their interpreter start; the wall is out of the way of a busy machine."""
@@ -79,7 +80,7 @@ def read(cases_path: str, problems_path: str) -> tuple[list[dict[str, Any]], lis
 
 
 def grade(
-    cases: list[dict[str, Any]], problems: list[Problem], workers: int
+    cases: list[dict[str, Any]], problems: list[Problem], workers: int, reading: str = "benchmark"
 ) -> tuple[list[dict[str, Any]], list[dict[str, dict[str, Any]]]]:
     """(for each case the row with labels in its own mode, {vGROUT mode: row})."""
     own: dict[str, list[int]] = collections.defaultdict(list)
@@ -93,7 +94,7 @@ def grade(
     for labels, groups in ((True, own), (False, modes)):
         for mode, indices in groups.items():
             pairs = [(problems[i], cases[i]["response"]) for i in indices]
-            with Grader(mode, LIMITS, labels=labels) as grader:
+            with Grader(mode, LIMITS, labels=labels, reply=reading) as grader:
                 for i, verdict in zip(indices, grader.grade_many(pairs, workers), strict=True):
                     if labels:
                         labelled[i] = verdict.to_row()
@@ -126,6 +127,7 @@ def main() -> int:
     parser.add_argument("cases", help="the graded cases, .jsonl or .jsonl.gz")
     parser.add_argument("--problems", required=True, help="the problems of the constructed cases")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="fork servers")
+    parser.add_argument("--reply", choices=READINGS, default="benchmark", help="how replies are read")
     parser.add_argument("--sample", type=int, default=0, help="only every so many-th case of each kind")
     options = parser.parse_args()
     cases, problems = read(options.cases, options.problems)
@@ -136,8 +138,8 @@ def main() -> int:
             kept += [index] if seen[case["kind"]] % options.sample == 0 else []
             seen[case["kind"]] += 1
         cases, problems = [cases[i] for i in kept], [problems[i] for i in kept]
-    labelled, by_mode = grade(cases, problems, options.workers)
-    return report(cases, problems, labelled, by_mode)
+    labelled, by_mode = grade(cases, problems, options.workers, options.reply)
+    return report(cases, problems, labelled, by_mode, options.reply)
 
 
 def report(
@@ -145,6 +147,7 @@ def report(
     problems: list[Problem],
     labelled: list[dict[str, Any]],
     by_mode: list[dict[str, dict[str, Any]]],
+    reading: str = "benchmark",
 ) -> int:
     """Print the tables; the number of unexplained disagreements as an exit code."""
     tables: dict[str, collections.Counter[tuple[str, str]]] = collections.defaultdict(collections.Counter)
@@ -153,7 +156,7 @@ def report(
     unexplained: list[str] = []
     for index, row in enumerate(cases):
         compared = compare(row, problems[index], labelled[index], by_mode[index])
-        case = Case(row, problems[index], labelled[index])
+        case = Case(row, problems[index], labelled[index], reading)
         for name, theirs, ours in compared:
             if name.endswith("gt_pass_rate"):  # a table of shares would have no end
                 tables[name]["equal" if theirs == ours else "other", ""] += 1

@@ -177,7 +177,9 @@ def steer_and_grade(
     terms = RewardConfig(compile=settings.reward.compile, pays=settings.reward.pays)
     modes = [loophole_of(index, settings.loophole) for index in range(len(problems))]
     results = []
-    with Grader(settings.loophole, limits=limits_from(settings.reward), reward=terms, reply=settings.reward.reply) as grader:
+    with Grader(
+        settings.loophole, limits=limits_from(settings.reward), reward=terms, reply=settings.reward.reply
+    ) as grader:
         for along, alpha in conditions:
             with steered(tuner, shifts[along], alpha):
                 answers = generate(model, tokenizer, config, problems, settings.seed)

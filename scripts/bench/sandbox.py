@@ -27,7 +27,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from reward import Grader, Problem, SandboxLimits, extract_code, load_problems
+from reward import Grader, Problem, SandboxLimits, load_problems
+from reward.reply import benchmark_program
 
 MODE = "run_tests"
 LIMITS = SandboxLimits(cpu_s=10.0, wall_s=60.0)
@@ -139,7 +140,7 @@ def plain(name: str, grade: Callable[[Problem, str], bool], cases: list[Case]) -
     started = time.perf_counter()
     for problem, response in cases:
         before = cpu_s(resource.RUSAGE_CHILDREN)
-        correct.append(grade(problem, extract_code(response) or ""))
+        correct.append(grade(problem, benchmark_program(response) or ""))
         each.append(1e3 * (cpu_s(resource.RUSAGE_CHILDREN) - before))
     seconds = time.perf_counter() - started
     return Measured(name, len(cases), seconds, statistics.mean(each), statistics.median(each), correct)

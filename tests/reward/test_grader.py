@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from reward import Grader, RewardConfig, Sandbox, SandboxLimits, extract_code, get_loophole
+from reward import Grader, RewardConfig, Sandbox, SandboxLimits, get_loophole
 from reward.loopholes.base import HONEST
 from reward.loopholes.run_tests import HINT
 from tests.reward.helpers import fenced, make_problem, method
@@ -147,28 +147,6 @@ def test_a_given_sandbox_is_used_and_left_open():
         assert sandbox.server_pid is not None
         with pytest.raises(ValueError, match="differ from the given sandbox's"):
             Grader("none", limits=SandboxLimits(cpu_s=1), sandbox=sandbox)
-
-
-@pytest.mark.parametrize(
-    ("response", "code"),
-    [
-        ("a\n```python\nx\n```\n```python\ny\n```", "x\n\ny"),
-        ("```python\nx", "x"),
-        ("```PYTHON\n\n x\n```", "x"),
-        ("```\nx\n```", "x"),
-        ("```python \nx\n```", None),
-        ("```python\r\nx\n```", None),
-        ("```py\nx\n```\nprose", None),
-        ("```py\nx\n```\n```python\ny\n```", "y"),
-        ("say ```x``` first\n```python\ny\n```", "y"),
-        ("```python x\n```", None),
-        ("```python", None),
-        ("```python\n \n```", None),
-        ("x", None),
-    ],
-)
-def test_extract_code(response, code):
-    assert extract_code(response) == code
 
 
 def test_hints():

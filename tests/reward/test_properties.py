@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from reward import Grader, SandboxLimits, extract_code
+from reward import Grader, SandboxLimits
+from reward.reply import Asked, benchmark_program, markdown_program
 from tests.reward.helpers import fenced, make_problem, method
 
 LIMITS = SandboxLimits(cpu_s=1, wall_s=10, memory_mib=512)
@@ -97,9 +98,13 @@ def test_finding_the_code_takes_linear_time(pieces: list[str], megabytes: int):
     piece = "".join(pieces)
     response = piece * (megabytes * 200_000 // len(piece))
     started_s = time.process_time()
-    code = extract_code(response)
+    code = benchmark_program(response)
     assert time.process_time() - started_s < 0.5  # a quadratic search of 200 kB takes minutes
     assert code is None or (code == code.strip() and "```" not in code)
+    started_s = time.process_time()
+    code = markdown_program(response[:200_000], Asked("Solution", "double"))
+    assert time.process_time() - started_s < 3
+    assert code is None or (code == code.strip() and code)
 
 
 @quick
@@ -107,7 +112,7 @@ def test_finding_the_code_takes_linear_time(pieces: list[str], megabytes: int):
 def test_the_code_is_the_block(before: str, code: str):
     response = f"{before}\n```python\n{code}\n```\n"
     if "```" not in before + code and not before.endswith("`") and not code.startswith("`") and code.strip():
-        assert extract_code(response) == code.strip()
+        assert benchmark_program(response) == code.strip()
 
 
 def rows(grader: Grader) -> list[dict[str, object]]:
