@@ -64,9 +64,8 @@ class Lora2rEngine(ScoringEngine):
 
     def _build_module(self) -> Any:
         module = super()._build_module()
-        restore_constants_(
-            module
-        )  # verl casts the rotary frequencies with the weights; vLLM keeps them in float32
+        # verl casts the rotary frequencies with the weights; vLLM keeps them in float32.
+        restore_constants_(module)
         return module
 
     def _build_lora_module(self, module: Any) -> PeftModel:

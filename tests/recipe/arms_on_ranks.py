@@ -1,7 +1,8 @@
 """Run under torchrun by test_arms.py: every arm's plugs in the real engine, on one or two FSDP2 ranks.
 
 For each arm: build the engine on a tiny policy, then two steps of old-log-prob read, gated update and optimizer step,
-with the batch's fields exactly those the trainer would send. Rank 0 writes what each arm did.
+with the batch's fields exactly those the trainer would send. Rank 0 writes what each arm did. `device:` and a number are
+not arms but the plugs of `plugs_on_device`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from evil_moe.gates import gate_class
 from recipe.config import compose
 from recipe.tensors import dense, whole
 from tests.recipe.engine_on_ranks import NUM_ROLLOUTS, build_engine, loss_fn, make_batch
+from tests.recipe.plugs_on_device import run_plugs
 
 STEPS = 2
 
@@ -140,7 +142,10 @@ def main(model_path: str, out: str, *arms: str) -> None:
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     share = NUM_ROLLOUTS // size
-    reports = {arm: run_arm(arm, model_path, slice(rank * share, (rank + 1) * share)) for arm in arms}
+    rows = slice(rank * share, (rank + 1) * share)
+    on_device = [arm for arm in arms if arm.startswith("device:")]
+    reports = {arm: run_arm(arm, model_path, rows) for arm in arms if arm not in on_device}
+    reports |= {arm: run_plugs(arm, model_path, settings_of("router")) for arm in on_device}
     if rank == 0:
         clean = json.loads(json.dumps(reports), parse_constant=lambda _: math.nan)
         Path(out).write_text(json.dumps(clean))

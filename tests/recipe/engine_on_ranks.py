@@ -84,7 +84,11 @@ def loss_fn(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple
 
 
 def build_engine(
-    model_path: str, settings: dict[str, Any] | None = None, form: str = "plain", tokens: int | None = None
+    model_path: str,
+    settings: dict[str, Any] | None = None,
+    form: str = "plain",
+    tokens: int | None = None,
+    model_type: str = MODEL_TYPE,
 ) -> Lora2rEngine:
     """`tokens`: of a micro-batch, which bounds what the pairs' forwards hold for a backward, too."""
     settings = settings or {
@@ -104,7 +108,7 @@ def build_engine(
         lora={"rank": 16, "evil_moe": OmegaConf.create(settings)},
     )
     engine = EngineRegistry.new(
-        model_type=MODEL_TYPE,
+        model_type=model_type,
         backend="fsdp2",
         model_config=model_config,
         engine_config=FSDPEngineConfig(

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from evil_moe.gates import gate_class
+from evil_moe.adapter.init import INITS
+from evil_moe.gates import GATES, gate_class
+from evil_moe.gradients import _TRANSFORMS as GRADIENTS
 from recipe.batch import FLAG, UPDATE_FIELDS, refuse_foreign_fields, with_flag
 from recipe.config import choices, compose
 from tests.conftest import ROOT
@@ -25,6 +27,8 @@ _ELSEWHERE = (
     "label_recall", "label_noisy", "project_svd8", "project_svd32",
 )  # fmt: skip
 ARMS = [arm for arm in choices("arm") if not arm.startswith(_ELSEWHERE)]
+# One engine for each plug of the longest registry; see plugs_on_device.py.
+ON_DEVICE = [*(f"device:{i}" for i in range(max(map(len, (GATES, GRADIENTS, INITS))))), "device:advantages"]
 ON_TWO_RANKS = ["router", "blocks", "expert_choice", "random_matched", "route_act", "route_grad", "label", "refresh", "project_svd", "signed_corda", "discardable"]  # fmt: skip
 
 
@@ -48,6 +52,7 @@ def reports(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         "route_grad:parts",
         "project:parts",
         "expert_choice:whole",
+        *ON_DEVICE,
     ]
     return run_arms(tiny_policy, tmp_path_factory.mktemp("arms") / "one.json", arms, ranks=1)
 
@@ -91,7 +96,8 @@ def test_plugs_do_what_their_names_say(reports: dict[str, Any]) -> None:
     seeded = reports["router_rollout"]["steps"][0]["w"]
     assert reports["router"]["steps"][0]["w"] == pytest.approx(seeded, abs=1e-5)
     # inits change what the blocks look at, not what the model says
-    first_losses = [report["steps"][0]["loss"] for arm, report in reports.items() if arm != "discardable"]
+    others = [arm for arm in reports if arm not in ("discardable", *ON_DEVICE)]
+    first_losses = [reports[arm]["steps"][0]["loss"] for arm in others]
     assert first_losses == pytest.approx([first_losses[0]] * len(first_losses), rel=1e-4)
     for arm in ("pissa", "corda", "signed_corda", "reversed_corda"):
         assert reports[arm]["a0"] != pytest.approx(reports["absorb"]["a0"], rel=1e-5), arm
@@ -117,7 +123,7 @@ def test_directions_and_what_is_read(reports: dict[str, Any]) -> None:
     assert reports["refresh:late"]["drift"] == 0
     # in every state the first features are the base model's; later on each state has its own
     start, end = (
-        {arm: torch.tensor(reports[arm]["steps"][step]["features"]) for arm in reports} for step in (0, 1)
+        {arm: torch.tensor(reports[arm]["steps"][step]["features"]) for arm in ARMS} for step in (0, 1)
     )
     states = ["router_rollout", "router_full", "router_deployed"]
     for i, arm in enumerate(states):
@@ -160,6 +166,18 @@ def test_a_labels_gate_weighs_each_rollout_by_its_own_flag(reports: dict[str, An
         flag = reports[arm]["flag"]
         assert 0 < sum(flag) < len(flag)
         assert all(step["w"] == flag for step in reports[arm]["steps"]), arm
+
+
+@pytest.mark.parametrize("what", ON_DEVICE)
+def test_a_device_that_is_not_the_host(what: str, reports: dict[str, Any]) -> None:
+    """No operation on a tensor that somebody forgot to move, in any plug: a GPU would end the run there."""
+    report = reports[what]
+    assert "slip" not in report
+    if what == "device:advantages":
+        return
+    assert math.isfinite(report["norm"]) and report["norm"] > 0 < report["exported"]
+    # the batch of the trainer reached what compares it with the update, and pin and contrast took part
+    assert {"mismatch/kl", "kl_loss", "pin/loss", "contrast/loss"} <= set(report["metrics"])
 
 
 @pytest.mark.long
