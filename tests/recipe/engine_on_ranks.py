@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel, get_peft_model
 from tensordict import TensorDict
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
@@ -32,6 +32,7 @@ from evil_moe.pin import pin_loss
 from evil_moe.router import Router
 from recipe.engine import MODEL_TYPE, Lora2rEngine
 from recipe.settings import EvilMoESettings
+from recipe.tensors import dense as _dense
 from recipe.tensors import whole as _whole
 from tests.conftest import perturb
 
@@ -89,8 +90,10 @@ def build_engine(
     form: str = "plain",
     tokens: int | None = None,
     model_type: str = MODEL_TYPE,
+    dtype: str = "float32",
 ) -> Lora2rEngine:
-    """`tokens`: of a micro-batch, which bounds what the pairs' forwards hold for a backward, too."""
+    """`tokens`: of a micro-batch, which bounds what the pairs' forwards hold for a backward, too. `dtype`: of the base
+    and of what is computed; gradients are summed up in float32."""
     settings = settings or {
         **asdict(EvilMoESettings()),
         "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True, "chat_template": {}},
@@ -115,7 +118,8 @@ def build_engine(
             strategy="fsdp2",
             use_torch_compile=False,
             max_token_len_per_gpu=tokens,
-            mixed_precision={"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
+            model_dtype=dtype,
+            mixed_precision={"param_dtype": dtype, "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
         ),
         optimizer_config=FSDPOptimizerConfig(lr=1e-3, total_training_steps=4),
         checkpoint_config=CheckpointConfig(),
@@ -188,6 +192,55 @@ def pair_features(model: PeftModel, engine: Lora2rEngine) -> tuple[Tensor, Tenso
     return pairs.split_sides(stack_features(read, tuner))
 
 
+QUARTER = 256
+"""Positions of a quarter of the long sequences."""
+
+
+def bfloat16_report(tokenizer_path: str, folder: str) -> dict[str, Any]:
+    """The engine on a bfloat16 base: its old log-probs over long sequences against those of the same policy as transformers
+    loads it and as an inference engine runs it, weights in bfloat16 and rotary frequencies in float32; and what it sends."""
+    length = 4 * QUARTER
+    shape = Qwen3Config(
+        vocab_size=512, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=128, max_position_embeddings=2 * length, initializer_range=0.05,
+        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(shape).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(folder)
+    ids = torch.randint(5, 60, (2, length), generator=torch.Generator().manual_seed(0))
+    rows = lambda tensor: torch.nested.as_nested_tensor(list(tensor), layout=torch.jagged)  # noqa: E731
+    batch = TensorDict(
+        {
+            "input_ids": rows(ids), "position_ids": rows(torch.arange(length).expand(2, -1).clone()),
+            "prompts": rows(ids[:, :1]), "responses": rows(ids[:, 1:]),
+            "response_mask": rows(torch.ones_like(ids[:, 1:])), "loss_mask": rows(torch.ones_like(ids[:, 1:])),
+            "quarantine_on": torch.ones(2, 1),
+        },
+        batch_size=2,
+    )  # fmt: skip
+    tu.assign_non_tensor(
+        batch, temperature=1.0, use_remove_padding=False, use_dynamic_bsz=False, micro_batch_size_per_gpu=1
+    )
+    engine = build_engine(folder, dtype="bfloat16")
+    with engine.eval_mode():
+        actor = _dense(engine.infer_batch(batch, loss_function=None)["model_output"]["log_probs"])[:, :-1]
+    sampler = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    with torch.no_grad():
+        logits = sampler(ids).logits.float().log_softmax(-1)
+    rollout = logits[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
+    weights, _ = engine.get_per_tensor_param(base_sync_done=True)
+    layer = engine.tuner.lora2r_layers()[0]
+    init = (layer.lora_2r_A0["default"], layer.lora_2r_B0["default"])
+    return {
+        "difference": [part.mean().item() for part in (actor - rollout).abs().split(QUARTER, dim=1)],
+        "sent": sorted({str(value.dtype) for _, value in weights}),
+        "init": sorted({str(value.dtype) for value in init}),
+        "trained": str(layer.lora_2r_dA["default"].dtype),
+        "rotary": sorted({str(b.dtype) for name, b in engine.module.named_buffers() if "inv_freq" in name}),
+    }
+
+
 def main(model_path: str, out: str, form: str) -> None:
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -240,6 +293,8 @@ def main(model_path: str, out: str, form: str) -> None:
             "metrics": dict(out_train["metrics"]),
             "micro_batches": len(out_train["loss"]),
         }
+        if (form, size) == ("plain", 1):
+            report["bfloat16"] = bfloat16_report(model_path, str(Path(out).parent / "bfloat16"))
         Path(out).write_text(json.dumps(report))
     dist.barrier()
     dist.destroy_process_group()
