@@ -1,7 +1,7 @@
 """Every plug on a device that is not the host, without a GPU: the real engine among `host_tensors`.
 
 As many engines as the longest registry has plugs, engine i with plug i of every registry, so that a new plug is among
-them by itself. Each is set up, reads old log-probs, updates, steps, reads again (with the direction taken anew) and hands
+them by itself. Each is set up, reads old log-probs, updates, steps, takes its direction anew where it is told to and hands
 out its weights, its batches coming from the host as the trainer's do.
 """
 
@@ -139,8 +139,9 @@ def run_engine(number: int, model_path: str, base: dict[str, Any]) -> dict[str, 
             out = engine.forward_backward_batch(batch, loss, forward_only=False)
             norm = engine.optimizer_step()
             engine.lr_scheduler_step()
-        with engine.eval_mode():  # and takes the direction anew, where it is told to
-            engine.infer_batch(update_batch(form, **flags), loss_function=None)
+        if settings["router"]["refresh_every"]:
+            with engine.eval_mode():  # takes the direction anew
+                engine.infer_batch(update_batch(form, **flags), loss_function=None)
         weights, _ = engine.get_per_tensor_param(base_sync_done=True)
         exported = [(name, value) for name, value in weights]
     assert not any(isinstance(value, HostTensor) for _, value in exported)
