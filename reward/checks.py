@@ -10,8 +10,11 @@ judged in a fresh process that has executed the setup code and not the response:
 """
 
 import ast
+import contextlib
 import functools
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +47,8 @@ def parse_checks(asserts: tuple[str, ...], func_name: str) -> tuple[Check, ...]:
     checks = []
     for index, source in enumerate(asserts):
         try:
-            checks.append(_parse(source, ast.unparse(ast.parse(func_name, mode="eval"))))
+            with _any_digits():
+                checks.append(_parse(source, ast.unparse(ast.parse(func_name, mode="eval"))))
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ValueError(f"assert {index} ({source[:120]!r}): {error}") from error
     return tuple(checks)
@@ -68,6 +72,31 @@ def root_name(func_name: str) -> str:
     return node.id
 
 
+@contextlib.contextmanager
+def _any_digits() -> Iterator[None]:
+    """Python's limit on the digits of a number guards against text of strangers; a problem's asserts may be longer."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
+class _Hex(int):
+    """An int that is written in hexadecimal, which Python reads at any length."""
+
+    def __repr__(self) -> str:
+        return hex(self)
+
+
+class _LongInts(ast.NodeTransformer):
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if type(node.value) is int and node.value >= codec.LONG_INT:
+            return ast.Constant(_Hex(node.value))
+        return node
+
+
 def _parse(source: str, func: str) -> Check:
     body = ast.parse(source.strip()).body
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
@@ -78,7 +107,7 @@ def _parse(source: str, func: str) -> Check:
         raise ValueError(
             f"calls {func} {len(calls)} times; it must call it once, so that its value can be judged"
         )
-    call = ast.unparse(calls[0])
+    call = ast.unparse(_LongInts().visit(calls[0]))
     if isinstance(test, ast.Compare) and test.left is calls[0] and [type(op) for op in test.ops] == [ast.Eq]:
         try:
             literal = codec.encode(ast.literal_eval(test.comparators[0]))
@@ -86,6 +115,7 @@ def _parse(source: str, func: str) -> Check:
             pass  # not a literal: judged below
         else:
             return Check(call, json.dumps(literal), None)
+    test = _LongInts().visit(test)
     other = _other_side(test, calls[0])
     return Check(call, None, f"bool({ast.unparse(_Replace(calls[0]).visit(test))})", other)
 

@@ -25,6 +25,8 @@ Send = Callable[[dict[str, Any]], None]
 # Bound now, before any response runs.
 _compile, _eval, _encode, _all, _type, _int, _abs = compile, eval, codec.encode, all, type, int, abs
 _type_name = type.__dict__["__name__"].__get__
+_order_of_classes = type.__dict__["__mro__"].__get__
+_plus: Callable[[Any, int], int] = int.__add__
 _arguments = BaseException.__dict__["args"].__get__
 _traceback, _drop_traceback = BaseException.__dict__["__traceback__"].__get__, BaseException.with_traceback
 _PYTHONS_OWN = frozenset(
@@ -164,14 +166,18 @@ def _equals_all(value: Any, decoys: list[Any]) -> bool:
 
 
 def _exit_status(leave: SystemExit) -> int:
-    """The status that the interpreter would end with: 0 for none, the number's low byte, 1 for the rest."""
+    """The status that the interpreter would end with: 0 for none, the low byte of an int or of a subclass's (-1 for
+    what no C long holds), 1 for the rest."""
     try:
         code = leave.code
     except BaseException:  # noqa: BLE001  a subclass may define anything
         return 1
     if code is None:
         return 0
-    return _int(code) & 0xFF if _type(code) in (_int, bool) else 1
+    if _int not in _order_of_classes(_type(code)):
+        return 1
+    number = _plus(code, 0)
+    return number & 0xFF if -(2**63) <= number < 2**63 else 0xFF
 
 
 def _read_attributes(job: dict[str, Any], root: Any, send: Send) -> None:

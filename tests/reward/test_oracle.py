@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter, deque
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
@@ -41,7 +43,35 @@ def grader():
         ("(1, [2])", "(1, [2])", True),
         ("{3, 20, 100}", "{100, 3, 20}", True),
         ("{3, 20, 100}", "{100, 3, 21}", False),
-        ("{3, 20}", "frozenset({3, 20})", False),
+        ("{3, 20}", "frozenset({3, 20})", True),
+        ("{3, 20}", "{3: 1, 20: 1}.keys()", True),
+        ("{3, 20}", "[3, 20]", False),
+        ("{10, 9, 2}", "{10.0, 9.0, 2}", True),
+        ("{1}", "{True}", False),
+        ("{10: 'a', 9: 'b'}", "{9.0: 'b', 10: 'a'}", True),
+        ("{1: 2}", "defaultdict(int, {1: 2})", True),
+        ("2+0j", "complex(2, 0)", True),
+        ("2+0j", "2", True),
+        ("2", "2+0j", True),
+        ("2", "2+1j", False),
+        ("b'ab'", "'ab'.encode()", True),
+        ("b'ab'", "bytearray(b'ab')", True),
+        ("b'ab'", "'ab'", False),
+        ("0.5", "__import__('fractions').Fraction(1, 2)", True),
+        ("0.5", "__import__('fractions').Fraction(1, 3)", False),
+        ("0.5", "__import__('decimal').Decimal('0.5')", True),
+        ("5", "__import__('decimal').Decimal('1E+999999')", False),
+        ("(1, 2)", "namedtuple('P', 'x y')(1, 2)", True),
+        ("[1, 2]", "namedtuple('P', 'x y')(1, 2)", False),
+        ("2", "__import__('enum').IntEnum('C', 'A B').B", True),
+        ("'a'", "type('S', (str,), {})('a')", True),
+        ("'a'", "type('S', (str,), {'__eq__': lambda s, o: True})('a')", False),
+        ("[2, 4]", "(n for n in (2, 4))", False),
+        ("[1]", "deque([1])", False),
+        ("2 ** 20000", "2 ** 20000", True),
+        (f"0x{'f' * 5000}", "16 ** 5000 - 1", True),
+        (f"[0x{'f' * 5000}, 1]", "[16 ** 5000 - 1, 1]", True),
+        (f"0x{'f' * 5000}", "16 ** 5000", False),
         ("{'b': [1], 'a': 2}", "{'a': 2, 'b': [1]}", True),
         ("{'b': 1}", "Counter('b')", True),
         ("{'b': 1}", "{'b': 2}", False),
@@ -106,22 +136,105 @@ def test_values_that_have_no_encoding():
     deep = []
     for _ in range(100):
         deep = [deep]
-    for value in (Sub(1), object(), deque(), [Sub(1)], deep, range(3), int):
+
+    class Own(Sub):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = int.__hash__
+
+    assert codec.encode([Sub(1), deque([1])]) == [1, {"t": "deque", "v": [1]}]
+    for value in (Own(1), object(), [Own(1)], deep, int):
         with pytest.raises(ValueError):
             codec.encode(value)
     assert codec.encode(Counter("aab")) == {"t": "dict", "v": [["a", 2], ["b", 1]]}
 
 
 def test_source_of_hostile_data():
-    for value in (1, -2.5, None, "a'\"\n", [1, (2, {3: {4}})], frozenset({1})):
+    values = [
+        1,
+        -2.5,
+        None,
+        "a'\"\n",
+        [1, (2, {3: {4}})],
+        frozenset({1}),
+        deque([1]),
+        range(1, 9, 2),
+        b"a'\0",
+    ]
+    for value in (*values, 1j, Fraction(1, 3), Decimal("1E+9"), {1: 2}.keys(), {1: 2}.items(), -(9**9999)):
         assert eval(codec.to_source(codec.encode(value))) == value
     assert math.isnan(eval(codec.to_source(math.nan)))
     deep = []
     for _ in range(100):
         deep = [deep]
+    assert list(eval(codec.to_source(codec.encode(iter("ab"))))) == ["a", "b"]
+    assert list(eval(codec.to_source(codec.encode({1: 2}.values())))) == [2]
+    for data in ({"t": "int", "v": "1)"}, {"t": "bytes", "v": "0'"}, {"t": "Decimal", "v": []}):
+        with pytest.raises(ValueError):
+            codec.to_source(data)
     for data in ({"t": "os.system", "v": []}, {"t": "tuple", "v": "x"}, {}, {"t": [], "v": []}, deep):
         with pytest.raises(ValueError):
             codec.to_source(data)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        "(n for n in nums)",
+        "filter(None, nums)",
+        "map(int, nums)",
+        "iter(nums)",
+        "reversed(nums)",
+        "deque(nums)",
+        "dict.fromkeys(nums).keys()",
+        "{n: n for n in nums}.values()",
+        "__import__('itertools').chain(nums)",
+        "range(2, 5, 2)",
+    ],
+)
+def test_what_a_wrapper_of_the_assert_takes_is_carried(grader, returned):
+    problem = make_problem(
+        "assert sorted(Solution().double([4, 2])) == [2, 4]",
+        "assert set(Solution().double(nums=[2, 4])) == {4, 2}",
+        "assert sum(1 for _ in Solution().double([4, 2])) == 2",
+    )
+    code = "class Solution:\n    def double(self, nums):\n        return "
+    assert grader.grade(problem, fenced(code + returned)).correct
+    assert not grader.grade(problem, fenced(code + "iter([2, 5])")).correct
+
+
+def test_hostile_numbers_and_members_equal_nothing():
+    deep = {"t": "Fraction", "v": [1, 1]}
+    for _ in range(400):
+        deep = {"t": "Fraction", "v": [deep, 1]}
+    expected = [
+        1,
+        0.5,
+        float("inf"),
+        codec.encode(1j),
+        codec.encode(9**9999),
+        codec.encode({1, 2}),
+        codec.encode({1: 2}),
+    ]
+    tags = ("int", "complex", "Fraction", "Decimal", "set", "keys", "items", "dict", "bytes", "iterator")
+    values = (None, "", "x", [], [1], [1, 0], [0, 0], {}, ["1", "1"], [[1, 2], 3], deep, [deep, deep])
+    for one in expected:
+        assert codec.same(one, one)
+        for value in values:
+            assert not any(codec.same(one, {"t": tag, "v": value}) for tag in tags)
+
+
+def test_a_long_number_in_an_assert(grader):
+    digits = "1" + "0" * 5000
+    for shape in (
+        "Solution().double(5000) == {}",
+        "{} == Solution().double(x=5000)",
+        "Solution().double(5000) in [{}]",
+    ):
+        problem = make_problem("assert " + shape.format(digits))
+        assert grader.grade(problem, method("return 10 ** x")).correct
+        assert not grader.grade(problem, method("return 10 ** x + 1")).correct
 
 
 def test_the_child_is_not_told_the_answer():
