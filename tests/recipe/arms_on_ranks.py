@@ -35,6 +35,8 @@ def settings_of(arm: str) -> dict[str, Any]:
     assert isinstance(node, dict)
     node["pairs"] |= {"groups": ["hard_coding"], "chat_template": {}}
     node["adapter"]["quarantine_rank"] = 4 // node["adapter"]["num_quarantine"]
+    # Adam divides gradients of rounding's size by their own: over many steps ranks drift apart by more than rounding.
+    node["adapter"]["quarantine_steps"] = min(5, node["adapter"]["quarantine_steps"])
     node["router"]["threshold_fraction"] = 1.0  # one for all arms, so that their weights can be compared
     node["router"]["refresh_every"] = min(1, node["router"]["refresh_every"])
     if "rank_deployed" in node["gradient"]["options"]:
