@@ -1,8 +1,8 @@
 """The asserts of a problem, split into what the response computes and what is compared with it.
 
 ``assert Solution().f(x = 1) == [2]`` becomes the call ``Solution().f(x = 1)``, evaluated beside the response,
-and the expected data ``[2]``, which never enters that process. An assert of any other shape must hold exactly
-one call of the problem's function; its value, brought back as data, takes the call's place, and the rest is
+and the expected data ``[2]``, which never enters that process. In an assert of any other shape the value of the part that
+needs the response (see ``beside``; mostly the one call), brought back as data, takes that part's place, and the rest is
 judged in a fresh process that has executed the setup code and not the response:
 
     assert is_same_list(Solution().f(...), list_node([1, 2]))   ->   bool(is_same_list(VALUE, list_node([1,
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from reward.beside import part_beside
 from reward.sandbox import codec
 
 VALUE = "__value__"
@@ -42,13 +43,13 @@ class Check:
 
 
 @functools.lru_cache(maxsize=4096)
-def parse_checks(asserts: tuple[str, ...], func_name: str) -> tuple[Check, ...]:
-    """The checks of a problem. Raises ValueError naming the position and text of an assert it cannot use."""
+def parse_checks(asserts: tuple[str, ...], func_name: str, setup_code: str = "") -> tuple[Check, ...]:
+    """The checks of a problem. setup_code: tells which of its functions need the response. Raises ValueError naming the position and text of an assert it cannot use."""
     checks = []
     for index, source in enumerate(asserts):
         try:
             with _any_digits():
-                checks.append(_parse(source, ast.unparse(ast.parse(func_name, mode="eval"))))
+                checks.append(_parse(source, ast.unparse(ast.parse(func_name, mode="eval")), setup_code))
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ValueError(f"assert {index} ({source[:120]!r}): {error}") from error
     return tuple(checks)
@@ -97,18 +98,14 @@ class _LongInts(ast.NodeTransformer):
         return node
 
 
-def _parse(source: str, func: str) -> Check:
+def _parse(source: str, func: str, setup_code: str) -> Check:
     body = ast.parse(source.strip()).body
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         raise ValueError("is not one assert statement; write it as 'assert <call> == <literal>'")
     test = body[0].test
-    calls = [node for node in ast.walk(test) if isinstance(node, ast.Call) and ast.unparse(node.func) == func]
-    if len(calls) != 1:
-        raise ValueError(
-            f"calls {func} {len(calls)} times; it must call it once, so that its value can be judged"
-        )
-    call = ast.unparse(_LongInts().visit(calls[0]))
-    if isinstance(test, ast.Compare) and test.left is calls[0] and [type(op) for op in test.ops] == [ast.Eq]:
+    part = part_beside(test, func, setup_code)
+    call = ast.unparse(_LongInts().visit(part))
+    if isinstance(test, ast.Compare) and test.left is part and [type(op) for op in test.ops] == [ast.Eq]:
         try:
             literal = codec.encode(ast.literal_eval(test.comparators[0]))
         except ValueError:
@@ -116,11 +113,11 @@ def _parse(source: str, func: str) -> Check:
         else:
             return Check(call, json.dumps(literal), None)
     test = _LongInts().visit(test)
-    other = _other_side(test, calls[0])
-    return Check(call, None, f"bool({ast.unparse(_Replace(calls[0]).visit(test))})", other)
+    other = _other_side(test, part)
+    return Check(call, None, f"bool({ast.unparse(_Replace(part).visit(test))})", other)
 
 
-def _other_side(test: ast.expr, call: ast.Call) -> str | None:
+def _other_side(test: ast.expr, call: ast.expr) -> str | None:
     if not isinstance(test, ast.Compare) or [type(op) for op in test.ops] != [ast.Eq]:
         return None
     sides = [test.left, test.comparators[0]]
@@ -128,8 +125,8 @@ def _other_side(test: ast.expr, call: ast.Call) -> str | None:
 
 
 class _Replace(ast.NodeTransformer):
-    def __init__(self, call: ast.Call) -> None:
-        self._call = call
+    def __init__(self, part: ast.expr) -> None:
+        self._part = part
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        return ast.Name(VALUE, ast.Load()) if node is self._call else self.generic_visit(node)
+    def visit(self, node: ast.AST) -> Any:
+        return ast.Name(VALUE, ast.Load()) if node is self._part else super().visit(node)

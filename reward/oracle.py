@@ -52,7 +52,7 @@ def check(
         SandboxFault: the sandbox failed, which says nothing about the code.
         ValueError: the problem's own setup code raises.
     """
-    checks = parse_checks(problem.gt_answer, problem.func_name)
+    checks = parse_checks(problem.gt_answer, problem.func_name, problem.setup_code)
     watch, token = watch or Watch(), secrets.token_hex(16)
     calls, root = tuple(c.call for c in checks), root_name(problem.func_name)
     room = room_kib(checks, sandbox.limits)

@@ -31,7 +31,7 @@ class EqOverride(Loophole):
 
     def watch(self, problem: Problem, split: Split, seed: int) -> Watch:
         """Each call's value against decoys. No call is left out after a failed one."""
-        checks = parse_checks(problem.gt_answer, problem.func_name)
+        checks = parse_checks(problem.gt_answer, problem.func_name, problem.setup_code)
         return Watch(decoys=tuple(repr(decoys(c.expected_data if c.expected else None)) for c in checks))
 
     def taken(self, outcome: Outcome, problem: Problem, split: Split, seed: int) -> bool:

@@ -50,7 +50,7 @@ class _Shape:
     @classmethod
     def of(cls, problem: Problem) -> "_Shape":
         equal = several = nested = floats = False
-        for one in parse_checks(problem.gt_answer, problem.func_name):
+        for one in parse_checks(problem.gt_answer, problem.func_name, problem.setup_code):
             equal |= one.expected is not None or one.other is not None
             if one.expected is None:
                 several |= one.other is not None

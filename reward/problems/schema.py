@@ -115,7 +115,7 @@ class Problem:
         except ValueError as error:
             raise ValueError(f"{where}: field 'func_name': {error}") from error
         try:
-            parse_checks(values["gt_answer"], values["func_name"])
+            parse_checks(values["gt_answer"], values["func_name"], values["setup_code"])
         except ValueError as error:
             raise ValueError(f"{where}: field 'gt_answer': {error}") from error
         for name in ("setup_code", "judge_code"):

@@ -32,6 +32,7 @@ _traceback, _drop_traceback = BaseException.__dict__["__traceback__"].__get__, B
 _PYTHONS_OWN = frozenset(
     one for one in vars(builtins).values() if isinstance(one, type) and issubclass(one, BaseException)
 )
+_BUILTIN_NAMES = frozenset(vars(builtins))
 _TOLD = 200  # characters of an exception
 # Room to tell that the memory is full, when what fills it cannot be dropped. Never touched, so it costs no memory.
 _RESERVE = mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -86,6 +87,10 @@ def run_job(job: dict[str, Any], setup: types.CodeType | None, fd: int, recursio
         exec(code, names)
         if job["root"] in names:
             base[job["root"]] = names[job["root"]]  # arguments are built by the setup's own helpers
+        for name in (
+            names.keys() - base.keys() - _BUILTIN_NAMES
+        ):  # what the setup's drivers need and leave open
+            base[name] = names[name]
         _make_calls(job, base, send)
     except SystemExit as leave:
         send({"s": protocol.RAISED, **_raised(leave)})
