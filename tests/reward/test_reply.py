@@ -222,13 +222,13 @@ def test_fences_are_commonmarks():
     reference = MarkdownIt("commonmark").disable(["html_block", "reference"])
     reference.core.ruler.enableOnly(["normalize", "block"])
     rng, differing = random.Random(0), 0
-    for _ in range(1500):
+    for _ in range(500):
         words = (rng.choices(LINES, k=rng.choice([0, 1, 1, 2, 3])) for _ in range(rng.randint(1, 9)))
         text = "\n".join(map("".join, words))
         theirs = [(t.info.strip(), t.content.strip()) for t in reference.parse(text) if t.type == "fence"]
         ours = [(f.info, f.code.strip()) for f in read_fences(text) if isinstance(f, Fence)]
         differing += ours != theirs
-    assert differing <= 15  # code that is not indented as its list item is goes on here
+    assert differing <= 8  # code that is not indented as its list item is goes on here
 
 
 HOSTILE = {
@@ -258,4 +258,4 @@ def test_reading_takes_linear_time(name):
         return time.process_time() - started
 
     # 16 times the text: 16 times the time, 256 times if it were quadratic; a busy machine gets three tries.
-    assert any(seconds(32_000) < 64 * max(seconds(2_000), 0.001) for _ in range(3))
+    assert any(seconds(16_000) < 64 * max(seconds(1_000), 0.001) for _ in range(3))
