@@ -1,6 +1,5 @@
 """The program in a reply: fences as CommonMark has them, drafts, several blocks, and both readings."""
 
-import gc
 import random
 import time
 
@@ -252,7 +251,6 @@ def test_reading_takes_linear_time(name):
 
     def seconds(size: int) -> float:
         reply = head + piece * (size // len(piece))
-        gc.collect()
         started = time.process_time()
         program_of(reply, ASKED)
         return time.process_time() - started
