@@ -24,6 +24,8 @@ _PYTHON = re.compile(
 _THOUGHT = re.compile(r"""(["'`])</think(?:ing)?>\1|</think(?:ing)?>""", re.IGNORECASE)
 _THINKS = re.compile(r"[ \t]*+<think(?:ing)?>", re.IGNORECASE)
 _START = re.compile(r"^(?:class|def|async[ \t]+def|import|from|@)(?=[ \t\w])", re.MULTILINE)
+_MID_LINE = re.compile(r"```[ \t]*\w*\Z")
+"""A fence behind prose on its line: none to CommonMark, and what follows is code without a fence."""
 _SETS_LIMIT = re.compile(r"(?:sys\.setrecursionlimit|threading\.stack_size)[ \t]*+\(")
 
 
@@ -172,7 +174,8 @@ def _runs(text: str, asked: Asked, bare: bool) -> Iterator[_Block]:
             end += len(piece.text)
         code = text[place:end].strip()
         if code:
-            yield _Block(code, False, False, _defines(code, asked), bare and end >= len(text))
+            opened = bare and end >= len(text) and _MID_LINE.search(text[:place].rstrip()[-20:]) is None
+            yield _Block(code, False, False, _defines(code, asked), opened)
         place = max(end, place + 1)
 
 

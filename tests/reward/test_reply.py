@@ -30,6 +30,10 @@ def indented(text: str, by: str) -> str:
 
 
 ALONE = {
+    "fence behind prose on its line": f"Here you are: ```python\n{RIGHT}\n```\nIt doubles.",
+    "fence behind prose, bare": f"Here you are: ```\n\n{RIGHT}\n```",
+    "fence behind prose, and a blank": f"Sure! ```Python \n{RIGHT}\n```\n",
+    "fence behind prose and no end": f"Here you are: ```python\n{RIGHT}\n",
     "prose with a fence's word": "I put it in a ```python block.\n\n" + block(RIGHT),
     "prose with backticks": "Use ``` and ```` sparingly: ```x```.\n\n" + block(RIGHT),
     "four backticks": block(RIGHT, fence="````"),
