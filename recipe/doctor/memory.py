@@ -13,6 +13,8 @@ from recipe.doctor.checks import FAIL, OK, WARN, Finding, is_hub_name
 from recipe.doctor.memory_plan import GB, Architecture, Workload, plan_memory, render
 
 TIGHT = 0.9
+GRAPH_GB = 1.5
+"""Of vLLM's CUDA graphs; not measured by us. vLLM logs its own estimate at its start."""
 _GIB = 2**30
 _ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
 _BYTES = {"float32": 4, "fp32": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16": 2}
@@ -42,11 +44,18 @@ def check_memory(config: DictConfig) -> Finding:
 
 def find_architecture(config: DictConfig) -> Architecture | None:
     """The model's own config if it is at hand, else the preset's numbers."""
-    policy = config.evil_moe.policy
-    if policy.kind == "nano":
-        return Architecture.from_hf(_nano_config())
+    if (found := find_model_config(config)) is not None:
+        return Architecture.from_hf(found)
+    numbers = OmegaConf.select(config.evil_moe.policy, "architecture")
+    return None if numbers is None else Architecture.from_mapping(numbers)
+
+
+def find_model_config(config: DictConfig) -> Any:
+    """The policy's Hugging Face config, from its folder or the cache; None if it is not at hand."""
     path = str(config.actor_rollout_ref.model.path)
     found: Any = str(Path(path) / "config.json")
+    if config.evil_moe.policy.kind == "nano" and not Path(found).is_file():
+        return _nano_config()
     if not Path(found).is_file() and is_hub_name(path):
         from huggingface_hub import try_to_load_from_cache
 
@@ -54,9 +63,8 @@ def find_architecture(config: DictConfig) -> Architecture | None:
     if isinstance(found, str) and Path(found).is_file():
         from transformers import AutoConfig
 
-        return Architecture.from_hf(AutoConfig.from_pretrained(str(Path(found).parent)))
-    numbers = OmegaConf.select(policy, "architecture")
-    return None if numbers is None else Architecture.from_mapping(numbers)
+        return AutoConfig.from_pretrained(str(Path(found).parent))
+    return None
 
 
 def _nano_config() -> Any:
@@ -99,6 +107,10 @@ def workload(config: DictConfig) -> Workload:
         device_bytes=device,
         vllm_bytes=None if on_cpu else rollout.gpu_memory_utilization * device,
         kv_cache_bytes=float(kv_gib) * _GIB,
+        fused_head=bool(model.use_fused_kernels),
+        deployed_rank=export_rank(lora, "deployed"),
+        bucket_bytes=float(rollout.checkpoint_engine.update_weights_bucket_megabytes) * 2**20,
+        graph_bytes=0.0 if on_cpu or rollout.enforce_eager else GRAPH_GB * GB,
     )
 
 

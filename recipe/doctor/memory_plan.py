@@ -12,6 +12,11 @@ from typing import Any
 
 FP32_BYTES = 4
 GB = 1e9
+# Rows at a time of verl's fused head and of its chunked entropy, and, fitted to scripts/bench/memory.py (docs/gpu.md), how many
+# fp32 copies of those rows live at once and what an open layer takes whatever the tokens, in copies of its weights.
+FUSED_CHUNK, FUSED_ROWS, FUSED_ROWS_BACKWARD = 512, 2.5, 5.5
+ENTROPY_CHUNK, ENTROPY_ROWS = 2048, 3.0
+LAYER_COPIES = 0.75
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,8 @@ class Workload:
         device_bytes: memory of one device.
         vllm_bytes: what vLLM may take; its KV cache gets what weights and slots leave. None: the cache has
             `kv_cache_bytes` of its own.
+        fused_head: whether verl's fused head takes the log-probs. deployed_rank: of the smaller export.
+        bucket_bytes: of verl's transfer to vLLM. graph_bytes: of vLLM's CUDA graphs.
     """
 
     ranks: int
@@ -124,6 +131,10 @@ class Workload:
     device_bytes: float
     vllm_bytes: float | None
     kv_cache_bytes: float = 0.0
+    fused_head: bool = True
+    deployed_rank: int = 64
+    bucket_bytes: float = 2 * 2**30
+    graph_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -136,53 +147,97 @@ class Item:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Both phases on one device.
+    """Every phase on one device.
 
     Attributes:
-        resident: what stays in both. training, rollout: what each phase adds.
+        resident: what stays in all. training, old_log_probs, sync, rollout: what each phase adds; vLLM sleeps in the first two.
         kv_cache: bytes left to vLLM's KV cache. kv_needed: of `max_num_seqs` sequences of full length.
     """
 
     resident: tuple[Item, ...]
     training: tuple[Item, ...]
+    old_log_probs: tuple[Item, ...]
+    sync: tuple[Item, ...]
     rollout: tuple[Item, ...]
     kv_per_token: int
     kv_cache: float
     kv_needed: float
     device: float
 
+    def _with_resident(self, items: tuple[Item, ...]) -> float:
+        return sum(item.bytes for item in (*self.resident, *items))
+
     @property
     def training_total(self) -> float:
-        """Bytes at the peak of the update, vLLM asleep."""
-        return sum(item.bytes for item in (*self.resident, *self.training))
+        """Bytes at the peak of the update or of the old log-probs, vLLM asleep."""
+        return max(self._with_resident(self.training), self._with_resident(self.old_log_probs))
 
     @property
     def rollout_total(self) -> float:
-        """Bytes while vLLM generates."""
-        return sum(item.bytes for item in (*self.resident, *self.rollout))
+        """Bytes while vLLM is awake: it generates, or takes the adapters before it has its cache."""
+        return max(self._with_resident(self.rollout), self._with_resident(self.sync))
 
     @property
     def fits(self) -> bool:
-        """Whether both phases stay within the device and one sequence of full length has a cache."""
+        """Whether all phases stay within the device and one sequence of full length has a cache."""
         return max(self.training_total, self.rollout_total) <= self.device and self.kv_cache > 0
 
 
-def activation_bytes(model: Architecture, work: Workload) -> tuple[Item, ...]:
-    """Kept activations of a micro-batch.
+def layer_bytes(model: Architecture, work: Workload, *, backward: bool) -> float:
+    """One layer open: inputs and outputs of its linears with their gradients; forward only, four tensors of the MLP's width."""
+    if backward:
+        fixed = LAYER_COPIES * model.layer_parameters * work.compute_bytes
+        return 2 * work.train_tokens * model.linear_widths * work.compute_bytes + fixed
+    return 4 * work.train_tokens * model.intermediate * work.compute_bytes
 
-    With checkpointing: each layer's input, and one layer open in the backward (inputs and outputs of its
-    linears with their gradients). Without: inputs and outputs of the linears of all layers.
+
+def head_bytes(model: Architecture, work: Workload, *, backward: bool) -> float:
+    """The log-probs of a micro-batch.
+
+    verl's fused head takes 512 tokens at a time, whatever the micro-batch: their logits, and `FUSED_ROWS` or
+    `FUSED_ROWS_BACKWARD` fp32 copies at once; its backward makes the gradient of the frozen head, too. Else the logits of all
+    tokens, in the update with their gradient, in the pass of old log-probs with the fp32 copies of verl's chunked entropy.
     """
-    per_layer = work.train_tokens * model.linear_widths * work.compute_bytes
+    if work.fused_head:
+        tokens = min(FUSED_CHUNK, work.train_tokens)
+        logits = tokens * model.vocab * work.compute_bytes
+        if not backward:
+            return logits + FUSED_ROWS * tokens * model.vocab * FP32_BYTES
+        head = model.vocab * model.hidden * work.compute_bytes
+        states = (
+            2 * work.train_tokens * model.hidden * work.compute_bytes
+        )  # the last hidden ones and their gradient
+        return logits + FUSED_ROWS_BACKWARD * tokens * model.vocab * FP32_BYTES + head + states
+    logits = work.train_tokens * model.vocab * work.compute_bytes
+    if backward:
+        return 2 * logits
+    return logits + ENTROPY_ROWS * min(ENTROPY_CHUNK, work.train_tokens) * model.vocab * FP32_BYTES
+
+
+def activation_bytes(model: Architecture, work: Workload) -> tuple[Item, ...]:
+    """What a micro-batch of the update keeps at its peak.
+
+    With checkpointing each layer's input, and what is greater of one layer open in the backward and the head: the head's
+    tensors are gone when the backward reaches the last layer. Without: inputs and outputs of the linears of all layers.
+    """
+    head = Item("log-probs and their gradient", head_bytes(model, work, backward=True))
     if not work.gradient_checkpointing:
-        return (Item("activations of all layers", model.layers * per_layer),)
+        per_layer = work.train_tokens * model.linear_widths * work.compute_bytes
+        return Item("activations of all layers", model.layers * per_layer), head
     inputs = work.train_tokens * model.hidden * model.layers * work.compute_bytes
-    return Item("checkpointed activations", inputs), Item("one layer open in the backward", 2 * per_layer)
+    layer = Item("one layer open in the backward", layer_bytes(model, work, backward=True))
+    return Item("checkpointed activations", inputs), max(layer, head, key=lambda item: item.bytes)
 
 
-def logit_bytes(model: Architecture, work: Workload) -> float:
-    """Logits of a micro-batch and their gradient, in the precision of the compute."""
-    return 2 * work.train_tokens * model.vocab * work.compute_bytes
+def sync_bytes(model: Architecture, work: Workload) -> float:
+    """Beside vLLM's weights and slots while the adapters go to it.
+
+    The adapter whole on each rank, both exports in fp32 and in the base's precision, verl's transfer bucket, and what vLLM's
+    side takes from it.
+    """
+    adapter = model.lora_parameters(work.total_rank) * FP32_BYTES
+    exported = model.lora_parameters(work.export_rank + work.deployed_rank)
+    return adapter + exported * (FP32_BYTES + 2 * work.base_bytes) + work.bucket_bytes
 
 
 def plan_memory(model: Architecture, work: Workload) -> MemoryPlan:
@@ -195,26 +250,32 @@ def plan_memory(model: Architecture, work: Workload) -> MemoryPlan:
         # Buffers, which FSDP does not split.
         Item("frozen init A0, B0", model.lora_parameters(work.total_rank) * work.base_bytes),
     )
-    gathered = model.embedding_parameters + 2 * model.layer_parameters
-    training = (
-        Item("gradients (fp32)", trained),
-        Item("gathered: embedding, two layers", gathered * work.compute_bytes),
-        *activation_bytes(model, work),
-        Item("logits and their gradient", logit_bytes(model, work)),
+    gathered = Item(
+        "gathered: embedding, two layers",
+        (model.embedding_parameters + 2 * model.layer_parameters) * work.compute_bytes,
     )
+    training = (Item("gradients (fp32)", trained), gathered, *activation_bytes(model, work))
+    reading = max(layer_bytes(model, work, backward=False), head_bytes(model, work, backward=False))
+    old_log_probs = (gathered, Item("a layer, or log-probs with entropy", reading))
     base = model.parameters * work.rollout_bytes
     slots = work.lora_slots * model.lora_parameters(work.export_rank) * work.rollout_bytes
-    kv_cache = work.kv_cache_bytes if work.vllm_bytes is None else max(0.0, work.vllm_bytes - base - slots)
+    # vLLM profiles its CUDA graphs and takes them out of its share before the cache.
+    graphs = 0.0 if work.vllm_bytes is None else work.graph_bytes
+    kv_cache = (
+        work.kv_cache_bytes if work.vllm_bytes is None else max(0.0, work.vllm_bytes - base - slots - graphs)
+    )
     per_token = model.kv_bytes_per_token(work.rollout_bytes)
-    rollout = (
+    weights = (
         Item("base weights, vLLM", base),
         Item(f"{work.lora_slots} LoRA slots of rank {work.export_rank}", slots),
-        Item("KV cache", kv_cache),
+        Item("CUDA graphs (a guess)", graphs),
     )
     return MemoryPlan(
         resident=resident,
         training=training,
-        rollout=rollout,
+        old_log_probs=old_log_probs,
+        sync=(*weights, Item("exports and the transfer's bucket", sync_bytes(model, work))),
+        rollout=(*weights, Item("KV cache", kv_cache)),
         kv_per_token=per_token,
         kv_cache=kv_cache,
         kv_needed=float(work.max_num_seqs * work.max_model_len * per_token),
@@ -233,16 +294,19 @@ def render(model: Architecture, work: Workload, plan: MemoryPlan) -> str:
         f"memory plan per device, GB ({work.ranks} rank(s); {model.parameters / 1e6:,.1f} M base parameters, "
         f"{model.num_linears} linears, {trainable / 1e6:,.2f} M trainable)"
     ]
-    training = f"training adds ({work.train_tokens:,} tokens a micro-batch, vLLM asleep)"
-    for title, items, total in (
-        ("stays in both phases", plan.resident, None),
-        (training, plan.training, plan.training_total),
-        ("rollout adds", plan.rollout, plan.rollout_total),
+    lines.append("  stays in all phases")
+    lines += [f"    {item.name:<40}{_gb(item.bytes)}" for item in plan.resident]
+    stays = sum(item.bytes for item in plan.resident)
+    for title, items in (
+        (f"training adds ({work.train_tokens:,} tokens a micro-batch, vLLM asleep)", plan.training),
+        ("old log-probs add (vLLM asleep)", plan.old_log_probs),
+        ("the weight sync adds", plan.sync),
+        ("rollout adds", plan.rollout),
     ):
         lines.append(f"  {title}")
         lines += [f"    {item.name:<40}{_gb(item.bytes)}" for item in items]
-        if total is not None:
-            lines.append(f"    {'= with what stays':<40}{_gb(total)} of {plan.device / GB:.1f}")
+        total = stays + sum(item.bytes for item in items)
+        lines.append(f"    {'= with what stays':<40}{_gb(total)} of {plan.device / GB:.1f}")
     share = min(1.0, plan.kv_cache / plan.kv_needed)
     lines.append(
         f"  KV cache: {plan.kv_per_token / 1e3:,.1f} kB a token; {work.max_num_seqs} x {work.max_model_len:,}"

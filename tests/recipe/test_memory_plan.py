@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
+from recipe.config import compose
+from recipe.doctor.memory import workload
 from recipe.doctor.memory_plan import (
     GB,
     Architecture,
     Workload,
     activation_bytes,
-    logit_bytes,
+    head_bytes,
+    layer_bytes,
     plan_memory,
     render,
 )
@@ -70,13 +73,66 @@ def test_kv_cache_and_logits_of_design_section_6():
     plan = plan_memory(QWEN3_4B, WORK)
     assert plan.kv_per_token == 147_456
     assert plan.kv_needed / GB == pytest.approx(58, abs=0.1)
-    assert logit_bytes(QWEN3_4B, replace(WORK, train_tokens=3072)) / GB == pytest.approx(1.9, abs=0.05)
+    whole = replace(WORK, train_tokens=3072, fused_head=False)
+    assert head_bytes(QWEN3_4B, whole, backward=True) / GB == pytest.approx(1.9, abs=0.05)
 
 
-def test_training_peak_of_design_section_6():
-    plan = plan_memory(QWEN3_4B, WORK)
-    assert plan.training_total / GB == pytest.approx(25, abs=1.5)
-    assert plan.fits
+@pytest.mark.parametrize(
+    ("tokens", "update", "layers", "old_fused", "old_logits"),
+    [(2048, 2.72, 0.65, 0.94, 4.36), (6144, 2.88, 1.64, 0.97, 5.60)],
+)
+def test_the_plan_of_two_layers_is_what_was_measured(
+    tokens: int, update: float, layers: float, old_fused: float, old_logits: float
+):
+    """GB of `scripts/bench/memory.py`, two layers of Qwen3-4B's shapes, within 5 %."""
+    model, work = replace(QWEN3_4B, layers=2), replace(WORK, train_tokens=tokens)
+    whole = replace(work, fused_head=False)
+    gradients = 2 * model.lora_parameters(64)  # there in bfloat16
+    inputs = activation_bytes(model, work)[0].bytes
+    planned = {
+        update: sum(item.bytes for item in activation_bytes(model, work)) + gradients,
+        layers: inputs + layer_bytes(model, work, backward=True) + gradients,
+        old_fused: max(layer_bytes(model, work, backward=False), head_bytes(model, work, backward=False)),
+        old_logits: max(layer_bytes(model, whole, backward=False), head_bytes(model, whole, backward=False)),
+    }
+    for measured, plan in planned.items():
+        assert plan / GB == pytest.approx(measured, rel=0.05)
+
+
+def test_the_open_layer_and_the_logits_do_not_add_up():
+    """The head's tensors are gone when the backward opens the last layer: the greater counts."""
+    for tokens, name in ((2048, "log-probs and their gradient"), (24576, "one layer open in the backward")):
+        work = replace(WORK, train_tokens=tokens)
+        kept = activation_bytes(QWEN3_4B, work)
+        assert [item.name for item in kept] == ["checkpointed activations", name]
+        assert kept[1].bytes == max(
+            layer_bytes(QWEN3_4B, work, backward=True), head_bytes(QWEN3_4B, work, backward=True)
+        )
+
+
+def test_old_log_probs_sync_and_graphs_are_phases_of_their_own():
+    whole = plan_memory(QWEN3_4B, replace(WORK, train_tokens=2048, fused_head=False))
+    assert whole.old_log_probs[-1].bytes / GB == pytest.approx(4.36, abs=0.05), "the entropy in fp32"
+    stays = sum(item.bytes for item in whole.resident)
+    old = stays + sum(item.bytes for item in whole.old_log_probs)
+    assert whole.training_total == old, "more than the update's own"
+    plan = plan_memory(QWEN3_4B, replace(WORK, graph_bytes=1.5 * GB))
+    assert plan.sync[-1].bytes / GB == pytest.approx(5.85, abs=0.05)
+    assert plan.kv_cache == plan_memory(QWEN3_4B, WORK).kv_cache - 1.5 * GB
+    tight = replace(WORK, device_bytes=24 * GB, vllm_bytes=11 * GB)
+    assert not plan_memory(QWEN3_4B, tight).fits, "generates in 21 GB, but takes the adapters in 25"
+
+
+def test_the_plan_follows_the_config():
+    with_whole_logits = ["actor_rollout_ref.model.use_fused_kernels=false"]
+    files = ["preset=qwen3_4b_1x96gb", "evil_moe.data.train=t", "evil_moe.data.evaluation=e"]
+    work, whole = (workload(compose([*files, *more])) for more in ([], with_whole_logits))
+    assert work.fused_head and not whole.fused_head
+    assert (work.deployed_rank, work.export_rank, work.bucket_bytes) == (
+        64,
+        128,
+        2**31,
+    ) and work.graph_bytes > 0
 
 
 def test_sharding_splits_weights_and_optimizer_but_not_buffers_or_vllm():
