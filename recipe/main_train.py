@@ -40,7 +40,9 @@ def prepare(
     Raises:
         ValueError, FileNotFoundError, RuntimeError: what cannot work, and how to mend it.
     """
+    from recipe.adapter_config import check_targets
     from recipe.checks import check_config, check_steps, check_verl
+    from recipe.doctor.memory import find_model_config
     from recipe.doctor.startup import check_startup
     from recipe.prepare import fill_in, policy_path, prepare_policy, prepare_problems
     from recipe.prompt_checks import check_prompts
@@ -60,6 +62,8 @@ def prepare(
     resume_step(folder)
     check_startup(config, progress)
     prepare_policy(config, progress)
+    if (model_config := find_model_config(config)) is not None:
+        check_targets(config.actor_rollout_ref.model, model_config)
     check_prompts(config, problems, progress)
     return config, problems
 

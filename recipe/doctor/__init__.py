@@ -23,7 +23,7 @@ from recipe.doctor.checks import (
 from recipe.doctor.cluster import check_ray
 from recipe.doctor.cores import check_cores
 from recipe.doctor.gpu import check_device_memory, check_devices
-from recipe.doctor.memory import check_memory
+from recipe.doctor.memory import check_adapter, check_memory
 from recipe.doctor.sandbox import check_sandbox
 from recipe.main_train import driver_environment
 from recipe.settings import settings_from
@@ -65,6 +65,7 @@ def run_doctor(overrides: list[str]) -> int:
         tell(single(config))
     if findings[-1].status != FAIL:  # else there is no Ray to ask
         tell(check_cores(config))
+    tell(check_adapter(config))
     tell(check_sandbox(settings))
     tell(check_memory(config))
     failed = [finding.name for finding in findings if finding.status == FAIL]

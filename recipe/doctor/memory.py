@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.export import KINDS, export_rank
-from recipe.adapter_config import adapter_config
+from recipe.adapter_config import adapter_config, check_targets
 from recipe.doctor.checks import FAIL, OK, WARN, Finding, is_hub_name
 from recipe.doctor.memory_plan import GB, Architecture, Workload, plan_memory, render
 
@@ -65,6 +65,18 @@ def find_model_config(config: DictConfig) -> Any:
 
         return AutoConfig.from_pretrained(str(Path(found).parent))
     return None
+
+
+def check_adapter(config: DictConfig) -> Finding:
+    """Whether the adapter's targets are linears of the model that it can be on."""
+    found = find_model_config(config)
+    if found is None:
+        return Finding("adapter", WARN, "not checked: the model's config is not at hand")
+    try:
+        check_targets(config.actor_rollout_ref.model, found)
+    except ValueError as error:
+        return Finding("adapter", FAIL, str(error))
+    return Finding("adapter", OK, f"target_modules={config.actor_rollout_ref.model.target_modules} are there")
 
 
 def _nano_config() -> Any:

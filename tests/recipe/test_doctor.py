@@ -21,7 +21,7 @@ from recipe.doctor.checks import (
     check_vllm,
 )
 from recipe.doctor.cluster import check_ray
-from recipe.doctor.memory import check_memory
+from recipe.doctor.memory import check_adapter, check_memory
 from recipe.doctor.sandbox import check_sandbox
 from recipe.settings import settings_from
 
@@ -83,3 +83,23 @@ def test_ray_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: pytest.M
     assert check_ray(compose(["+ray_kwargs.ray_init.address=local"])).status == OK
     without = compose(["ray_kwargs.ray_init.num_cpus=null", "ray_kwargs.ray_init.num_gpus=null"])
     assert "nothing answers" in check_ray(without).text
+
+
+@pytest.mark.parametrize(
+    ("targets", "says"),
+    [
+        ("all-linear", ""),
+        ("[q_proj,lm_head]", "reaches lm_head, the output head"),
+        ("'.*(q_proj|lm_head)'", "reaches lm_head, the output head"),
+        ("[embed_tokens]", "lora2r wraps torch.nn.Linear only"),
+        ("[nope]", "not found in the base model"),
+    ],
+)
+def test_targets_that_training_refuses_are_doctors_too(targets: str, says: str, tiny_policy: Path):
+    policy = ["evil_moe.policy.kind=hub", f"actor_rollout_ref.model.path={tiny_policy}"]
+    config = compose([*policy, f"actor_rollout_ref.model.target_modules={targets}"])
+    finding = check_adapter(config)
+    assert finding.status == (FAIL if says else OK) and says in finding.text
+    if "lm_head" in targets:
+        config.actor_rollout_ref.model.exclude_modules = ["lm_head"]
+        assert check_adapter(config).status == OK, "the mend that it names"

@@ -162,6 +162,8 @@ def test_a_start_that_was_refused_binds_nobody(overrides: list[str], tmp_path: P
         (["trainer.nnodes=2"], r"ray: trainer\.nnodes=2, and no cluster is named; start one"),
         (["trainer.total_training_steps=60"], r"over 450 training problems.*train_problems=600"),
         (["evil_moe.data.train_problems=0"], r"train_problems=0"),
+        (["actor_rollout_ref.model.target_modules=[q_proj,lm_head]"], r"reaches lm_head, the output head: .*exclude_modules=\[lm_head\]"),
+        (["actor_rollout_ref.model.target_modules=[q_projection]"], r"target_modules=\['q_projection'\]: Target modules .*not found"),
         (["evil_moe.run_dir={file}/run"], r"run_dir: \S+ is not a folder you may write to; give another"),
     ],
 )  # fmt: skip
