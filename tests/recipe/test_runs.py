@@ -159,11 +159,12 @@ def test_two_ranks_start_with_the_same_loss_also_beside_another_run(
         spoken_policy, tmp_path / "beside", "seed=1", "trainer.test_freq=-1", "trainer.save_freq=-1", *short
     )
     beside += ["actor_rollout_ref.model.lora_rank=6", "actor_rollout_ref.model.lora.rank=24"]
+    beside += ["evil_moe.feature_state=rollout"]
     run_side_by_side([command + short, beside], cwd=tmp_path)
     one, two = read_metrics(finished_run), read_metrics(tmp_path / "run")
     other = read_metrics(tmp_path / "beside")
     assert sorted(other) == sorted(two) == [1, 2]
-    assert other[2]["mismatch/kl"] < 1e-3, "what vLLM sampled with is what was trained"
+    assert other[2]["training/rollout_probs_diff_mean"] < 1e-6, "what vLLM sampled with is what was trained"
     energies = ("grad_energy/deployed", "grad_energy/quarantine", "pin/grad_norm", "router/reward_grad_norm")
     for name in (
         "actor/loss",

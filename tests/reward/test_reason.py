@@ -33,7 +33,7 @@ REASONS = {
     "import": (method("import nowhere_to_be_found; return 2 * x"), "No module named 'nowhere_to_be_found' (line 3)"),
     "no answer": (method("import os; os._exit(0)"), "the process ended, at " + FIRST),
     "a signal": (method("import os; os.kill(os.getpid(), 11)"), "exception: the process was ended by SIGSEGV"),
-    "not formatted": ("return 2 * x", "no block of Python"),
+    "not formatted": ("return 2 * x", "no Python program in the reply"),
     "does not compile": (fenced("class Solution:\n    def f(:"), "SyntaxError: invalid syntax (line 2)"),
 }  # fmt: skip
 
