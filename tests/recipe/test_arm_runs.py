@@ -56,8 +56,9 @@ def test_flags_monitor_inoculation_and_a_mix_in_one_run(spoken_policy: Path, tmp
         "evil_moe.detector.true_positive_rate=0.5",
         "evil_moe.detector.false_positive_rate=0.25",
         "evil_moe.monitor.kind=ground_truth",
-        "evil_moe.monitor.true_positive_rate=1.0",
-        "evil_moe.monitor.false_positive_rate=0.5",
+        # of the few rollouts with a reward, enough must be left to learn from, hacks for Rebound among them
+        "evil_moe.monitor.true_positive_rate=0.3",
+        "evil_moe.monitor.false_positive_rate=0.1",
         "evil_moe.monitor.action=screening",
         "evil_moe.monitor.label=loose",
         "evil_moe.prompt.inoculation=pass_test",
@@ -82,9 +83,11 @@ def test_flags_monitor_inoculation_and_a_mix_in_one_run(spoken_policy: Path, tmp
         assert all(row["w"] in (0.0, 1.0) for row in rows), "w is the detector's flag"
         clean = [row["w"] for row in rows if not row["loophole"]]
         assert 0 < sum(clean) < len(clean), "about a quarter of the clean rollouts are flagged"
-        assert 0.2 < data["monitor/fpr"] < 0.8
+        assert 0 < data["monitor/fpr"] < 0.4
         rebounded += screening_reached_the_update(rows, data["monitor/flagged"])
-        assert data["monitor/tpr"] in (None, 1.0), "every hack is found, if there is one"
+        assert data["monitor/tpr"] is None or data["monitor/tpr"] < 1, (
+            "some hacks are missed, if there are any"
+        )
         assert math.isfinite(data["actor/grad_norm"]) and data["grad_energy/quarantine"] > 0
     assert rebounded > 0, "some of what gains looks like the concept"
 
