@@ -21,6 +21,7 @@ _BENCHMARK = re.compile(r"```(?:python)?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNOR
 _PYTHON = re.compile(
     r"[{.\s]*+(?:lang(?:uage)?-)?(?:i?python|py)[ ]?[\d.]*+(?![\w+#-])|[\w/.-]{1,80}\.py\b", re.IGNORECASE
 )
+_MARKDOWN = re.compile(r"(?:markdown|md)\b", re.IGNORECASE)
 _THOUGHT = re.compile(r"""(["'`])</think(?:ing)?>\1|</think(?:ing)?>""", re.IGNORECASE)
 _THINKS = re.compile(r"[ \t]*+<think(?:ing)?>", re.IGNORECASE)
 _START = re.compile(r"^(?:class|def|async[ \t]+def|import|from|@)(?=[ \t\w])", re.MULTILINE)
@@ -76,10 +77,9 @@ def markdown_program(reply: str, asked: Asked) -> str | None:
     if any(run.defines and run.opened for run in runs):  # the prompt has opened the fence
         parts = _until_draft(read_fences(text, opened="python"))
         runs = []
-    fenced = [_block(fence, asked) for fence in parts if isinstance(fence, Fence)]
-    fenced = [block for block in fenced if block.text]
+    fenced = [b for part in parts if isinstance(part, Fence) and (b := _block(part, asked)).text]
     written = [block for block in fenced if not block.quoted]
-    for blocks in (written, runs, fenced):
+    for blocks in (written, runs, fenced, [_block(fence, asked) for fence in _wrapped(parts)]):
         if any(block.defines for block in blocks):
             core = max(reversed(blocks), key=lambda block: (block.defines, block.labelled))
             return _Joined(core, blocks, asked).program()
@@ -103,6 +103,12 @@ def _until_draft(parts: list[Fence | Text]) -> list[Fence | Text]:
                 if _THINKS.match(text):
                     return [*parts[:number], Text(part.lines[:line])]
     return parts
+
+
+def _wrapped(parts: Iterable[Fence | Text]) -> list[Fence]:
+    """The fences in blocks labelled as Markdown, one level deep: a reply that is wrapped as a whole."""
+    outer = (part for part in parts if isinstance(part, Fence) and _MARKDOWN.match(part.info))
+    return [inner for part in outer for inner in read_fences(part.code) if isinstance(inner, Fence)]
 
 
 @dataclass(frozen=True, eq=False)
