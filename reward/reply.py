@@ -22,6 +22,7 @@ _PYTHON = re.compile(
     r"[{.\s]*+(?:lang(?:uage)?-)?(?:i?python|py)[ ]?[\d.]*+(?![\w+#-])|[\w/.-]{1,80}\.py\b", re.IGNORECASE
 )
 _MARKDOWN = re.compile(r"(?:markdown|md)\b", re.IGNORECASE)
+_FUTURE = re.compile(r"from[ \t]++__future__[ \t]")
 _THOUGHT = re.compile(r"""(["'`])</think(?:ing)?>\1|</think(?:ing)?>""", re.IGNORECASE)
 _THINKS = re.compile(r"[ \t]*+<think(?:ing)?>", re.IGNORECASE)
 _START = re.compile(r"^(?:class|def|async[ \t]+def|import|from|@)(?=[ \t\w])", re.MULTILINE)
@@ -224,8 +225,13 @@ class _Joined:
                 for piece in found
                 if self._may_run(piece) and piece.needs & tables and piece.needs <= self._known
             )
-        texts = [self._text(found) for _, found in self._before]
-        texts += [self._core.text, *(self._text(found) for _, found in self._after)]
+        blocks = [*(found for _, found in self._before), own]
+        future = [piece for found in blocks for piece in _futures(found)]
+        moved = set(map(id, future))
+        texts = ["\n".join(piece.text.strip() for piece in future)]
+        texts += (self._text(found) for _, found in self._before)
+        texts += ["".join(piece.text for piece in own if id(piece) not in moved).strip()]
+        texts += [self._text(found) for _, found in self._after]
         return "\n\n".join(filter(None, texts))
 
     def _text(self, found: Iterable[Piece]) -> str:
@@ -278,6 +284,15 @@ class _Joined:
                 todo += piece.binds - names
                 names |= piece.binds
         return names
+
+
+def _futures(found: Iterable[Piece]) -> Iterator[Piece]:
+    """A block's imports from `__future__`, which Python takes at a program's beginning only."""
+    for piece in found:
+        if _FUTURE.match(piece.code) and piece.whole:
+            yield piece
+        elif piece.code.strip() not in ("", '""'):
+            return
 
 
 def _names(code: str) -> set[str]:

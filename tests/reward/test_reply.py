@@ -151,6 +151,18 @@ JOINED = {
     "star import before": (block("from math import *") + block(RIGHT), ["from math import *", RIGHT]),
     "no fence, a test function behind prose": (f"{WRONG}\n\nThe tests:\n\n{TEST}\n", [WRONG, TEST]),
     "opened by the prompt, a test function after": (f"{WRONG}\n```\nTests:\n{block(TEST)}", [WRONG, TEST]),
+    "a future import behind a helper": (
+        block(HEAVY) + block(f"from __future__ import annotations\n{BY_HELPER}"),
+        ["from __future__ import annotations", HEAVY[14:], BY_HELPER],
+    ),
+    "a future import before": (
+        block("from __future__ import annotations\nimport math") + block(RIGHT),
+        ["from __future__ import annotations", RIGHT],
+    ),
+    "a future import out of place": (
+        block(HEAVY) + block(f"{BY_HELPER}\nfrom __future__ import annotations"),
+        [HEAVY[14:], f"{BY_HELPER}\nfrom __future__ import annotations"],
+    ),
     "nothing that is asked for": (block("x = 1") + block("y = 2") + block("z", ""), ["x = 1", "y = 2"]),
 }  # fmt: skip
 
