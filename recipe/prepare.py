@@ -10,8 +10,6 @@ import hashlib
 import inspect
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ import evil_moe.nano_policy
 import reward.loopholes
 import reward.nano
 import reward.problems
-from evil_moe.file_modes import apply_umask
+from evil_moe.gguf_policy import gguf_folder, gguf_policy, smollm_file
 from evil_moe.nano_policy import (
     SETTLED_REPLY_LOSS,
     WARM_START_BATCH_SIZE,
@@ -35,6 +33,7 @@ from evil_moe.nano_policy import (
     train_tokenizer,
     warm_start,
 )
+from evil_moe.policy_cache import build_once, is_built
 from reward.inoculation import inoculate
 from reward.loopholes import Split, get_loophole, mixed
 from reward.problems import Problem, load_problems
@@ -43,6 +42,7 @@ from reward.problems.splits import check_manifest
 
 Progress = Callable[[str], None]
 CACHE = Path("cache")
+POLICY_KINDS = ("nano", "hub", "gguf", "smollm")
 #: How often at most the warm start's last phase is repeated, and how far apart their demonstrations' seeds lie.
 MORE_PHASES, NEW_DRAW = 2, 1_000_000
 RECIPE_VERSION = 1  # raise to rebuild caches after a change that the hashed sources do not show
@@ -115,31 +115,55 @@ def policy_path(config: DictConfig) -> str:
     """Path or hub name of the policy a run starts from, whether or not it has been built.
 
     Raises:
-        ValueError: there is no such kind of policy.
+        ValueError: there is no such kind of policy, or as `gguf_file` and `evil_moe.gguf_policy.gguf_folder`.
     """
-    settings = config.evil_moe
-    if settings.policy.kind == "nano":
-        return str((CACHE / policy_name(config)).absolute())
-    if settings.policy.kind == "hub":
-        return str(config.actor_rollout_ref.model.path)
-    raise ValueError(
-        f"evil_moe.policy.kind={settings.policy.kind!r}; choose 'nano' (built from source) or 'hub' (a path or hub name)"
-    )
+    return str(config.actor_rollout_ref.model.path if _on_hub(config) else _cached(config).absolute())
 
 
 def prepare_policy(config: DictConfig, progress: Progress) -> str:
-    """`policy_path`; the nano policy is built on first use."""
-    if config.evil_moe.policy.kind == "nano":
-        return str(nano_policy_folder(int(config.seed), config.evil_moe.loophole, progress))
-    return policy_path(config)
+    """`policy_path`; the nano policy is built, and a GGUF file converted, on first use. Raises ValueError as `policy_path`
+    and `evil_moe.gguf_policy.convert`."""
+    settings = config.evil_moe
+    if _on_hub(config):
+        return policy_path(config)
+    if settings.policy.kind == "nano":
+        return str(nano_policy_folder(int(config.seed), settings.loophole, progress))
+    return str(gguf_policy(gguf_file(config), settings.policy.dtype, CACHE, progress))
 
 
 def policy_name(config: DictConfig) -> str:
-    """A name that tells the policy a run starts from from every other: with a digest of what a nano policy is made of,
-    else its path or hub name. Nothing is built."""
-    if config.evil_moe.policy.kind != "nano":
-        return config.actor_rollout_ref.model.path
-    return _nano_policy_name(int(config.seed), config.evil_moe.loophole)
+    """A name that tells the policy a run starts from from every other: with a digest of what it is made of where it is built
+    here, else its path or hub name. Nothing is built."""
+    return str(config.actor_rollout_ref.model.path) if _on_hub(config) else _cached(config).name
+
+
+def gguf_file(config: DictConfig) -> Path:
+    """The file that the policy is converted from.
+
+    Raises:
+        ValueError: none is named, or the package that has it is not installed.
+    """
+    if config.evil_moe.policy.kind == "smollm":
+        return smollm_file()
+    if not config.evil_moe.policy.path:
+        raise ValueError("evil_moe.policy.kind=gguf needs a file: set evil_moe.policy.path=FILE.gguf")
+    return Path(config.evil_moe.policy.path)
+
+
+def _on_hub(config: DictConfig) -> bool:
+    kind = config.evil_moe.policy.kind
+    if kind not in POLICY_KINDS:
+        raise ValueError(
+            f"evil_moe.policy.kind={kind!r}; choose 'nano' (built from source), 'hub' (a path or hub name), 'gguf' (a file) or "
+            "'smollm' (SmolLM2-135M-Instruct of a package)"
+        )
+    return bool(kind == "hub")
+
+
+def _cached(config: DictConfig) -> Path:
+    if config.evil_moe.policy.kind == "nano":
+        return CACHE / _nano_policy_name(int(config.seed), config.evil_moe.loophole)
+    return gguf_folder(gguf_file(config), config.evil_moe.policy.dtype, CACHE)
 
 
 def _nano_policy_name(seed: int, mix: str) -> str:
@@ -152,21 +176,10 @@ def _nano_policy_name(seed: int, mix: str) -> str:
 def nano_policy_folder(seed: int, mix: str, progress: Progress) -> Path:
     """The warm-started nano policy of a seed, built on first use (three minutes on two cores, more where it must go on)."""
     folder = (CACHE / _nano_policy_name(seed, mix)).absolute()
-    if (folder / "config.json").is_file():
+    if is_built(folder):
         progress(f"nano policy: cached in {os.path.relpath(folder)}")
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".nano-policy-") as scratch:
-        _build_nano_policy(Path(scratch), seed, mixed(mix), progress)
-        partial = folder.with_suffix(f".{os.getpid()}.partial")
-        shutil.copytree(scratch, partial, dirs_exist_ok=True)
-        apply_umask(partial)
-    try:
-        partial.replace(folder)
-    except OSError:
-        shutil.rmtree(partial)
-        if not (folder / "config.json").is_file():  # else another process was faster, with the same policy
-            raise
+    else:
+        build_once(folder, lambda scratch: _build_nano_policy(scratch, seed, mixed(mix), progress))
     return folder
 
 

