@@ -59,6 +59,7 @@ class Lora2rEngine(ScoringEngine):
         self._read: dict[str, Tensor] | None = None
         self._gate_signals: RolloutSignals | None = None
         self._kept: list[Tensor] = []
+        self._unrouted = None
 
     # ---------------------------------------------------------------- build
 
@@ -101,6 +102,8 @@ class Lora2rEngine(ScoringEngine):
         self.gradient_transform = (
             make_gradient_transform(gradient.name, **gradient.options) if gradient.name else None
         )
+        if self.gradient_transform is not None:
+            self.gradient_transform.attach(self.optimizer)
         with self.eval_mode():
             self.pairs.initialise_adapter()
             self.pairs.fit_quarantine()
@@ -135,9 +138,34 @@ class Lora2rEngine(ScoringEngine):
             out["metrics"]["router/kept_share"] = [self._kept_share]
             if self._penalties:
                 out["metrics"]["router/penalty"] = [self._step_penalty()]
+            if self.gradient_transform is not None and self.gradient_transform.needs_unrouted:
+                self._unrouted = self._unrouted_gradients(data, loss_function)
             self._pin_step(out["metrics"])
             self._transform_gradients(out["metrics"])
         return out
+
+    def _unrouted_gradients(self, data: TensorDict, loss_function: Callable[..., Any]) -> dict[str, Tensor]:
+        """The gradients of dA and dB with d = 0, by the update's forwards and backwards once more, or as they are if all was kept.
+
+        The step's own are put aside meanwhile. A second pass, and not a second backward of each micro-batch: verl has FSDP sum up
+        the micro-batches' gradients before it reduces them, where those of two backwards would be one.
+        """
+        trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        blocks = [name for name in trained if "lora_2r_d" in name]
+        routed = {name: p.grad for name, p in trained.items()}
+        if self._kept_share == 1:
+            return {name: grad.clone() for name in blocks if (grad := routed[name]) is not None}
+        for p in trained.values():
+            p.grad = None
+        self._gate_state = "unrouted"
+        try:
+            super().forward_backward_batch(data, loss_function)
+        finally:
+            self.tuner.rollout_gate.clear()
+        unrouted = {name: grad for name in blocks if (grad := trained[name].grad) is not None}
+        for name, p in trained.items():
+            p.grad = routed[name]
+        return unrouted
 
     def disable_adapter(self) -> Any:
         """Base model, for the KL reference; nothing is read or gated there."""
@@ -179,6 +207,8 @@ class Lora2rEngine(ScoringEngine):
         if not self.settings.router.reward_gradient:
             signals = dataclasses.replace(signals, logits=signals.logits.detach())
         weights = self.gate(signals)
+        if self._gate_state == "unrouted":
+            weights = dataclasses.replace(weights, d=torch.zeros_like(weights.d))
         self._kept.append((1 - weights.d) * (1 if weights.deployed is None else weights.deployed.detach()))
         if signals.eligible is not None:
             weights = dataclasses.replace(weights, m=weights.m * signals.eligible.unsqueeze(1))

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.nn.utils import get_total_norm
 from verl.utils.device import get_device_id
 from verl.utils.fsdp_utils import fsdp2_clip_grad_norm_
 from verl.workers.config.optimizer import build_optimizer
@@ -32,6 +33,8 @@ class PinnedStepEngine(AdapterWeightsEngine):
     gradient_transform: GradientTransform | None
     _kept_share: float
     """Of the deployed block's gradient, mean over the rollouts of the step."""
+    _unrouted: dict[str, Tensor] | None
+    """Gradients of dA and dB with d = 0, where the gradient transform needs them."""
     _sampled: tuple[Tensor, Tensor]
     """Features `[B, M * r]` and `quarantine_on` `[B, 1]` of all rollouts of the step, for the contrast."""
 
@@ -104,6 +107,8 @@ class PinnedStepEngine(AdapterWeightsEngine):
         blocks = {name: p for name, p in self.module.named_parameters() if "lora_2r_d" in name}
         gradients = {name: p.grad for name, p in blocks.items() if p.grad is not None}
         energy = gradient_energy(gradients, self.model_config.lora_rank)
+        if self._unrouted is not None:
+            energy["unrouted"] = gradient_energy(self._unrouted, self.model_config.lora_rank)["deployed"]
         metrics.update({f"grad_energy/{block}": [value] for block, value in energy.items()})
         if self.gradient_transform is not None:
             changed = self.gradient_transform(gradients)
@@ -118,6 +123,8 @@ class PinnedStepEngine(AdapterWeightsEngine):
         adapter = [p for group in self.optimizer.param_groups[:1] for p in group["params"]]
         norm = fsdp2_clip_grad_norm_(adapter, max_norm=clip)
         norms = [whole(norm)]
+        if self._unrouted is not None:
+            norms.append(whole(get_total_norm(list(self._unrouted.values()))))
         if router.learn and self._sharded_direction().grad is not None:
             router_clip = clip if router.clip_grad is None else router.clip_grad
             norms.append(whole(fsdp2_clip_grad_norm_([self.router.direction], max_norm=router_clip)))
@@ -125,12 +132,18 @@ class PinnedStepEngine(AdapterWeightsEngine):
             print(f"WARN: gradient norm is not finite ({[float(value) for value in norms]}); step skipped")
             self.optimizer.zero_grad()
         else:
-            with self._around_step():
+            with self._around_step(float(norms[0])):
                 self.optimizer.step()
+        self._unrouted = None
         return float(norms[0])
 
-    def _around_step(self) -> AbstractContextManager[None]:
+    def _around_step(self, norm: float) -> AbstractContextManager[None]:
         if self.gradient_transform is None:
             return nullcontext()
+        if self._unrouted is not None:
+            clipped = min(1.0, self.optimizer_config.clip_grad / (norm + 1e-6))  # as torch's clip_grad_norm_
+            for gradient in self._unrouted.values():
+                gradient.mul_(clipped)
+            self.gradient_transform.take_unrouted(self._unrouted)
         blocks = {name: p for name, p in self.module.named_parameters() if "lora_2r_d" in name}
         return self.gradient_transform.around_step(blocks, self._kept_share)

@@ -8,6 +8,7 @@ from evil_moe.gradients.base import GradientTransform
 from evil_moe.gradients.freeze_quarantine import FreezeQuarantine
 from evil_moe.gradients.kept_share import KeptShare
 from evil_moe.gradients.projection import Projection
+from evil_moe.gradients.split_moment import SplitMoment
 from evil_moe.plugs import make_plug
 
 # `null` in the config leaves the gradients alone.
@@ -15,6 +16,7 @@ _TRANSFORMS: dict[str, type[GradientTransform]] = {
     "freeze_quarantine": FreezeQuarantine,
     "kept_share": KeptShare,
     "projection": Projection,
+    "split_moment": SplitMoment,
 }
 
 

@@ -13,11 +13,28 @@ from evil_moe.sharded import block_view
 
 
 class GradientTransform:
-    """Does nothing. Every rank calls it with its shards of the whole, by names as in `model.named_parameters()`."""
+    """Does nothing. Every rank calls it with its shards of the whole, by names as in `model.named_parameters()`.
+
+    Attributes:
+        needs_unrouted: whether `take_unrouted` is to be called. It costs the update's forwards and backwards a second time.
+    """
+
+    needs_unrouted = False
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called once, before the first step, with the optimizer that makes the steps.
+
+        Raises:
+            ValueError: the plug does not work with this one.
+        """
 
     def __call__(self, gradients: dict[str, Tensor]) -> dict[str, float]:
         """Change the gradients of dA, dB in place, after the last backward and before clipping; returns metrics."""
         return {}
+
+    def take_unrouted(self, gradients: Mapping[str, Tensor]) -> None:
+        """Called before a step where the plug `needs_unrouted`, with the gradients of dA, dB that the step's rollouts give if no gate
+        stops any (d = 0), scaled as clipping has scaled the others."""
 
     def around_step(
         self, parameters: Mapping[str, Tensor], kept_share: float

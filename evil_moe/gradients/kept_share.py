@@ -3,7 +3,10 @@
 Routing scales a rollout's gradient to the deployed block by `1 - w`. Adam divides a gradient by its own running size
 (Kingma & Ba 2015), so scaling all of them says nothing to it: a block that is left with 3 of 80 rollouts would step as
 far as one that sees them all, on 3 rollouts' noise, towards whatever those happen to hold. Here it takes that share of
-its step, weight decay included.
+its step, weight decay included, and none of it, to the bit, where all rollouts are detached.
+
+That modified gradients are undone by Adam in this way is known (arXiv 2604.22407; "split moment" of shawnghu/small-rl): see
+`split_moment`, which answers the same in Adam's moments. The two do not combine.
 """
 
 from __future__ import annotations

@@ -6,12 +6,21 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor import (
+    DeviceMesh,
+    Placement,
+    Replicate,
+    Shard,
+    distribute_tensor,
+    init_device_mesh,
+)
 
 from evil_moe.gradients.base import block_views
 from evil_moe.gradients.freeze_quarantine import FreezeQuarantine
 from evil_moe.gradients.kept_share import KeptShare
 from evil_moe.gradients.projection import Projection
+from evil_moe.gradients.split_moment import SplitMoment
+from evil_moe.sharded import whole
 
 
 def adapter_like(
@@ -27,6 +36,37 @@ def adapter_like(
 
 def clone(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: g.clone() for name, g in gradients.items()}
+
+
+def check_split_moment(mesh: DeviceMesh, placement: Placement) -> None:
+    """Three steps on placed parameters against the same on plain ones. What reaches the block in the second lies on one rank,
+    in the third nothing does."""
+    place = lambda t: distribute_tensor(t.clone(), mesh, [placement])  # noqa: E731
+    steps: list[tuple[dict[str, Tensor], float]] = [(adapter_like(seed), 1.0) for seed in (1, 2, 3)]
+    for g, _ in steps[1:]:
+        for view in block_views(g, slice(0, 3)):
+            view.zero_()
+    next(iter(steps[1][0].values()))[0, 0] = 1.0
+    run = []
+    for put in (Tensor.clone, place):
+        parameters = {n: torch.nn.Parameter(put(t)) for n, t in adapter_like(0).items()}
+        optimizer = torch.optim.AdamW(list(parameters.values()), lr=0.1)
+        plug, after = SplitMoment(3), []
+        plug.attach(optimizer)
+        for (g, kept), seed in zip(steps, (4, 5, 6), strict=True):
+            for name, p in parameters.items():
+                p.grad = put(g[name])
+            plug.take_unrouted({n: put(t) for n, t in adapter_like(seed).items()})
+            with plug.around_step(parameters, kept):
+                optimizer.step()
+            after.append({n: whole(p.detach()).clone() for n, p in parameters.items()})
+        run.append(after)
+    for plain, placed in zip(*run, strict=True):
+        for name, want in plain.items():
+            torch.testing.assert_close(placed[name], want)
+    for name in steps[0][0]:
+        views = [block_views({name: after[name]}, slice(0, 3))[0] for after in run[1]]
+        assert not torch.isclose(views[0], views[1]).any() and torch.equal(views[1], views[2])
 
 
 def check_on_rank(rank: int, folder: str) -> None:
@@ -71,5 +111,6 @@ def check_on_rank(rank: int, folder: str) -> None:
             for tensor, first, rest in zip(placed.values(), head, tail, strict=True):
                 assert first.numel() + rest.numel() == tensor.to_local().numel()
                 assert not first.numel() or first.data_ptr() == tensor.to_local().data_ptr()
+        check_split_moment(mesh, placement)
     dist.barrier()
     dist.destroy_process_group()

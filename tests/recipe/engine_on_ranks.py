@@ -35,6 +35,7 @@ from recipe.settings import EvilMoESettings
 from recipe.tensors import dense as _dense
 from recipe.tensors import whole as _whole
 from tests.conftest import perturb
+from tests.recipe.steps_on_ranks import blocks_of, flat, steps_report
 
 NUM_ROLLOUTS, PROMPT, REPLY, MICRO = 8, 5, 4, 2
 CONTRAST = 0.5
@@ -98,6 +99,8 @@ def build_engine(
         **asdict(EvilMoESettings()),
         "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True, "chat_template": {}},
         "contrast": {"weight": CONTRAST},
+        # Beside which all else must be as without it.
+        "gradient": {"name": "split_moment", "options": {"rank_deployed": 4}},
     }
     model_config = HFModelConfig(
         path=model_path,
@@ -148,18 +151,30 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor) -> dict[
         model(ids, attention_mask=mask, return_dict=True)
     features = stack_features(read, tuner)
     scores = router.score(features)
-    with gate.gated(make_gate("router")(router.rollout_signals(features)), layout):
-        # By hand: verl's fused head replaces the forward of the class.
-        policy = model.get_base_model()
-        hidden = policy.model(ids, attention_mask=mask).last_hidden_state
-        log_probs = policy.lm_head(hidden).log_softmax(-1)
-    loss = torch.zeros(())
-    for i, n in enumerate(replies.tolist()):
-        chosen = log_probs[i, PROMPT - 1 : PROMPT - 1 + n].gather(1, ids[i, PROMPT : PROMPT + n, None])
-        loss = loss - (chosen.squeeze(1) * batch["advantages"][i]).sum() / NUM_ROLLOUTS
-    loss.backward()
+
+    def update(weights: GateWeights) -> Tensor:
+        """The loss, after its backward."""
+        with gate.gated(weights, layout):
+            # By hand: verl's fused head replaces the forward of the class.
+            policy = model.get_base_model()
+            hidden = policy.model(ids, attention_mask=mask).last_hidden_state
+            log_probs = policy.lm_head(hidden).log_softmax(-1)
+            loss = torch.zeros(())
+            for i, n in enumerate(replies.tolist()):
+                chosen = log_probs[i, PROMPT - 1 : PROMPT - 1 + n].gather(
+                    1, ids[i, PROMPT : PROMPT + n, None]
+                )
+                loss = loss - (chosen.squeeze(1) * batch["advantages"][i]).sum() / NUM_ROLLOUTS
+            loss.backward()
+        return loss
+
+    routed = make_gate("router")(router.rollout_signals(features))
+    update(GateWeights(m=routed.m.detach(), d=torch.zeros_like(routed.d)))
+    unrouted = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    loss = update(routed)
+    adapter_grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     reward_grad = router.direction.grad.clone()
-    adapter_grad = tuner.lora2r_layers()[3].lora_2r_dA["default"].grad.clone()
     hack, clean = pair_features(model, engine)
     pin_loss(router, hack, clean).backward()
     pinned_grad = router.direction.grad.clone()
@@ -170,7 +185,8 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor) -> dict[
         "reward_grad": reward_grad,
         "pinned_grad": pinned_grad,
         "total_grad": router.direction.grad,
-        "adapter_grad": adapter_grad,
+        "adapter_grad": flat(adapter_grads),
+        "unrouted": flat(unrouted),
         "loss": loss.detach(),
     }
 
@@ -261,14 +277,19 @@ def main(model_path: str, out: str, form: str) -> None:
     rows = slice(rank * share, (rank + 1) * share)
     with engine.eval_mode():
         read = engine.infer_batch(make_batch(rows, form), loss_function=None)["model_output"]
-    batch = make_batch(rows, form)
-    batch["features"] = read["features"]
+
+    def batch() -> TensorDict:
+        made = make_batch(rows, form)
+        made["features"] = read["features"]
+        return made
+
     with engine.train_mode():
         engine.optimizer_zero_grad()
-        out_train = engine.forward_backward_batch(batch, loss_fn, forward_only=False)
+        out_train = engine.forward_backward_batch(batch(), loss_fn, forward_only=False)
         v = engine._sharded_direction()
         direction, total_grad = _whole(v.detach()), _whole(v.grad)
-        adapter_grad = _whole(engine.tuner.lora2r_layers()[3].lora_2r_dA["default"].grad)
+        adapter_grad = flat({name: p.grad for name, p in blocks_of(engine).items()})
+        unrouted = flat(engine._unrouted)
         loss = torch.tensor(sum(out_train["loss"]) / size)
         dist.all_reduce(loss)
     scores = [torch.empty(share, 1) for _ in range(size)]
@@ -289,10 +310,15 @@ def main(model_path: str, out: str, form: str) -> None:
             "contrast_share": relative(want["pinned_grad"], want["total_grad"]),
             "reward_share": (want["reward_grad"].norm() / want["total_grad"].norm()).item(),
             "adapter_grad": relative(adapter_grad, want["adapter_grad"]),
+            "unrouted": relative(unrouted, want["unrouted"]),
+            "withheld": relative(adapter_grad, want["unrouted"]),
             "w": [round(x, 3) for x in read["w"].squeeze(1).tolist()],
             "metrics": dict(out_train["metrics"]),
             "micro_batches": len(out_train["loss"]),
         }
+    steps = steps_report(engine, batch, loss_fn)
+    if rank == 0:
+        report["steps"] = steps
         if (form, size) == ("plain", 1):
             report["bfloat16"] = bfloat16_report(model_path, str(Path(out).parent / "bfloat16"))
         Path(out).write_text(json.dumps(report))

@@ -31,11 +31,28 @@ def test_gradients_of_reward_pin_and_contrast_match_plain_autograd(
     for name in ("scores", "threshold", "adapter_grad", "total_grad"):
         assert report[name] < 1e-4, report
     assert report["micro_batches"] > 1
+    # Float32's rounding, more where log-probs are rounded to the head's chunks; what the gate lets through is another gradient.
+    assert report["unrouted"] < (1e-6 if form == "plain" else 3e-6) and report["withheld"] > 0.1, report
+    check_steps(report["steps"])
     # The comparison means something only if all parts weigh in.
     assert report["pin_share"] > 0.01 < report["contrast_share"] and report["reward_share"] > 1e-4, report
     assert report["metrics"]["pin/loss"][0] > 0 < report["metrics"]["contrast/loss"][0]
     if "bfloat16" in report:
         check_bfloat16(report["bfloat16"])
+
+
+def check_steps(report: dict[str, Any]) -> None:
+    """Split moment's first step is that of the formula, clipped; a step that no rollout is let through leaves the deployed block
+    to the bit, under either plug; one that is not finite leaves all."""
+    assert report["clipped"] < 0.5, "clipping is at work"
+    first = report["first_step"]
+    assert max(first[name] for name in ("first", "second", "block")) < 2e-6, report
+    assert first["length"] < 0.9, "shorter than AdamW's first step"
+    for plug in ("split_moment", "kept_share"):
+        told = report[plug]
+        assert told["held"] and told["momentum"] > 0.01 < told["quarantine"], (plug, told)
+        assert max(told["first"], told["second"]) < 1e-6, (plug, told)
+    assert report["skipped"]
 
 
 def check_bfloat16(report: dict[str, Any]) -> None:
