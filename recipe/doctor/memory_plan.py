@@ -115,6 +115,7 @@ class Workload:
             `kv_cache_bytes` of its own.
         fused_head: whether verl's fused head takes the log-probs. deployed_rank: of the smaller export.
         bucket_bytes: of verl's transfer to vLLM. graph_bytes: of vLLM's CUDA graphs.
+        gradients: how many of the adapter are held at once.
     """
 
     ranks: int
@@ -135,6 +136,7 @@ class Workload:
     deployed_rank: int = 64
     bucket_bytes: float = 2 * 2**30
     graph_bytes: float = 0.0
+    gradients: int = 1
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ def plan_memory(model: Architecture, work: Workload) -> MemoryPlan:
         "gathered: embedding, two layers",
         (model.embedding_parameters + 2 * model.layer_parameters) * work.compute_bytes,
     )
-    training = (Item("gradients (fp32)", trained), gathered, *activation_bytes(model, work))
+    training = (Item("gradients (fp32)", work.gradients * trained), gathered, *activation_bytes(model, work))
     reading = max(layer_bytes(model, work, backward=False), head_bytes(model, work, backward=False))
     old_log_probs = (gathered, Item("a layer, or log-probs with entropy", reading))
     base = model.parameters * work.rollout_bytes

@@ -178,3 +178,9 @@ def test_counts_match_a_real_model():
 def test_an_architecture_with_a_missing_number_is_refused():
     with pytest.raises(ValueError, match=r"policy\.architecture.*vocab"):
         Architecture.from_mapping({"layers": 1, "hidden": 2})
+
+
+def test_split_moment_holds_two_gradients():
+    work = workload(compose(["arm=split_moment", "preset=qwen3_4b_1x96gb"]))
+    assert (work.gradients, WORK.gradients) == (2, 1)
+    assert _by_name(replace(WORK, gradients=2))["gradients (fp32)"] == pytest.approx(1.06, abs=0.005)
