@@ -18,7 +18,7 @@ from evil_moe.pairs import load_pairs
 from recipe.adapter_config import adapter_config
 from recipe.monitor import MonitorStage, feature_basis
 from recipe.rollout_choice import num_deployed
-from recipe.settings import GATED_ON_POLICY, settings_from
+from recipe.settings import GATED_ON_POLICY, EvilMoESettings, settings_from
 from reward.inoculation import inoculate
 from reward.loopholes import mixed
 from reward.monitors import Detector
@@ -120,8 +120,7 @@ def check_config(config: Any) -> None:
     gate = make_gate(settings.gate.name, **settings.gate.options)
     if settings.advantage.name:
         make_advantage(settings.advantage.name, **settings.advantage.options)
-    if settings.gradient.name:
-        make_gradient_transform(settings.gradient.name, **settings.gradient.options)
+    _check_gradient(settings, actor.optim)
     for key, mend in VERL_ADVANTAGE.items():
         if OmegaConf.select(config, key) and (settings.advantage.name or settings.monitor.kind != "none"):
             raise ValueError(
@@ -232,6 +231,26 @@ def check_config(config: Any) -> None:
                 raise ValueError(
                     f"actor_rollout_ref.{name}={size} must divide the {per_rank} rollouts of a rank's mini-batch"
                 )
+
+
+def _check_gradient(settings: EvilMoESettings, optim: Any) -> None:
+    name = settings.gradient.name
+    if not name:
+        return
+    transform = make_gradient_transform(name, **settings.gradient.options)
+    rivals = ("kept_share", "split_moment")
+    for of_preset in rivals:
+        if settings.preset.endswith(of_preset) and name in rivals and name != of_preset:
+            raise ValueError(
+                f"evil_moe.preset={settings.preset} is for {of_preset}, and evil_moe.gradient.name={name} here. They do not combine: "
+                "each makes Adam step as far as the gate let the gradient through, and both would take that share of the share. "
+                f"Set preset={settings.preset.removesuffix('_' + of_preset)}, or evil_moe.gradient.name={of_preset}"
+            )
+    if transform.needs_unrouted and (optim.optimizer_impl, optim.optimizer) != ("torch.optim", "AdamW"):
+        raise ValueError(
+            f"evil_moe.gradient.name={name} works on the moments of torch.optim.AdamW, and actor_rollout_ref.actor.optim has "
+            f"optimizer_impl={optim.optimizer_impl}, optimizer={optim.optimizer}: leave both out, or take another gradient plug"
+        )
 
 
 def check_steps(config: Any, problems: int) -> None:

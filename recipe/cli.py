@@ -25,7 +25,7 @@ USER_ERROR = 2
 OVERRIDES = """\
 overrides are Hydra's, key=value:
   arm=router         Evil MoE; none, absorb, frozen, random and all others: docs/methods.md
-  preset=nano        nano, nano_long, nano_long_kept_share (CPU), qwen3_4b_1x96gb, qwen3_4b_fsdp
+  preset=nano        nano, nano_long, nano_long_kept_share, nano_long_split_moment (CPU), qwen3_4b_1x96gb, qwen3_4b_fsdp
   seed=0             seed of everything
   trainer.total_training_steps=30, evil_moe.pin.weight=0.5, ...   any other key of the config
 """

@@ -29,7 +29,7 @@ _ELSEWHERE = (
 ARMS = [arm for arm in choices("arm") if not arm.startswith(_ELSEWHERE)]
 # One engine for each plug of the longest registry; see plugs_on_device.py.
 ON_DEVICE = [*(f"device:{i}" for i in range(max(map(len, (GATES, GRADIENTS, INITS))))), "device:advantages"]
-ON_TWO_RANKS = ["router", "blocks", "expert_choice", "random_matched", "route_act", "route_grad", "label", "refresh", "project_svd", "signed_corda", "discardable"]  # fmt: skip
+ON_TWO_RANKS = ["router", "blocks", "expert_choice", "random_matched", "route_act", "route_grad", "label", "refresh", "project_svd", "signed_corda", "discardable", "split_moment"]  # fmt: skip
 
 
 def run_arms(policy: Path, out: Path, arms: list[str], ranks: int) -> dict[str, Any]:
@@ -86,6 +86,12 @@ def test_plugs_do_what_their_names_say(reports: dict[str, Any]) -> None:
     # the norm is kept when asked, and smaller when not
     kept, raw, whole = (reports[arm]["steps"][0]["norm"] for arm in ("project", "project_raw", "none"))
     assert kept == pytest.approx(whole, rel=1e-5) and raw < kept
+    # split moment divides by the whole gradient's size, so it steps less far on the same part of it
+    split, routed = (reports[arm]["steps"][0] for arm in ("split_moment", "router"))
+    assert split["norm"] == pytest.approx(routed["norm"], rel=1e-5)
+    assert split["metrics"]["grad_energy/unrouted"] > 1.2 * split["metrics"]["grad_energy/deployed"]
+    assert "grad_energy/unrouted" not in routed["metrics"]
+    assert 0 < reports["split_moment"]["moved_deployed"] < 0.9 * reports["router"]["moved_deployed"]
     # what the deployed model sampled trains the deployed block or nothing, if the update is told to leave it so
     off = reports["router:deployed"]
     assert off["moved_quarantine"] == 0 < off["moved_deployed"]

@@ -21,6 +21,18 @@ from recipe.config import compose
             ["arm=project", "preset=nano_long_kept_share"],
             r"'rank_deployed'.* magnitude, denoise.*~evil_moe\.gradient",
         ),
+        (
+            ["arm=split_moment", "preset=nano_long_kept_share"],
+            r"do not combine: .*share of the share.*preset=nano_long, or evil_moe\.gradient\.name=kept_share",
+        ),
+        (
+            ["arm=anchored", "preset=nano_long_split_moment"],
+            r"gradient\.name=kept_share here\. .*or evil_moe\.gradient\.name=split_moment",
+        ),
+        (
+            ["arm=split_moment", "actor_rollout_ref.actor.optim.optimizer=SGD"],
+            r"split_moment works on .*AdamW.*optimizer=SGD: leave both out",
+        ),
         (["algorithm.filter_groups.enable=true"], r"filter_groups\.enable=True: .* written for False"),
         (["trainer.v1.sampler.sync_refill_failed_groups=true"], r"refill_failed_groups=True: .* for False"),
         (["trainer.v1.sampler.custom_sampler.name=Mine"], r"custom_sampler\.name=Mine: .* WholeBatches"),
@@ -93,6 +105,9 @@ def test_the_mends_that_the_errors_name_work(monkeypatch: pytest.MonkeyPatch):
     """Of options that a preset sets for its own plug, of verl's normalisation, and of a judge beside other arms."""
     check_config(
         compose(["arm=project", "preset=nano_long_kept_share", "~evil_moe.gradient.options.rank_deployed"])
+    )
+    check_config(
+        compose(["arm=anchored", "preset=nano_long_split_moment", "evil_moe.gradient.name=split_moment"])
     )
     check_config(
         compose(["arm=none", "evil_moe.advantage.name=dr_grpo", "+evil_moe.advantage.options.std=true"])

@@ -24,7 +24,7 @@ from recipe.run_folder import _flat
 from recipe.settings import settings_from
 from reward.loopholes import mixed
 
-NANO = ("nano", "nano_long", "nano_long_kept_share")
+NANO = ("nano", "nano_long", "nano_long_kept_share", "nano_long_split_moment")
 PRESETS = (*NANO, "qwen3_4b_1x96gb", "qwen3_4b_fsdp")
 ARMS = choices("arm")
 MAIN_ARMS = ("none", "absorb", "absorb_whole", "router", "frozen", "random", "random_matched")
@@ -73,8 +73,14 @@ def test_every_arm_says_what_it_is():
 @pytest.mark.parametrize(
     ("preset", "arm"),
     [("nano", arm) for arm in ARMS]
-    # an arm's keys are the same everywhere; what differs between presets are ranks and sizes
-    + [(preset, arm) for preset in PRESETS[1:] for arm in (*MAIN_ARMS, "blocks", "label", "discardable")],
+    # an arm's keys are the same everywhere; what differs between presets are ranks and sizes, and in two a gradient plug
+    + [(preset, arm) for preset in NANO[2:] for arm in ("router", "label", "discardable")]
+    + [
+        (preset, arm)
+        for preset in PRESETS[1:]
+        if preset not in NANO[2:]
+        for arm in (*MAIN_ARMS, "blocks", "label", "discardable")
+    ],
 )
 def test_every_preset_composes_with_every_arm(preset: str, arm: str):
     config = _composed(f"preset={preset}", f"arm={arm}", "seed=3", *NEEDS.get(arm, ()))
@@ -225,8 +231,8 @@ def test_every_key_has_its_reason_in_the_file():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("arm=nope", r"arm/nope.*\['absorb', 'absorb_whole', 'anchored', .*'soft'\]"),
-        ("preset=nope", r"preset/nope.*\['nano', 'nano_long', 'nano_long_kept_share', 'qwen3_4b_1x96gb'"),
+        ("arm=nope", r"arm/nope.*\['absorb', 'absorb_whole', 'anchored', .*'split_moment'\]"),
+        ("preset=nope", r"preset/nope.*\['nano', 'nano_long', 'nano_long_kept_share', .*'qwen3_4b_1x96gb'"),
         ("evil_moe.rooter.gain=2", "rooter"),
         ("+evil_moe.rooter=2", "rooter"),
         ("evil_moe.router.gain=high", r"gain.*high"),
