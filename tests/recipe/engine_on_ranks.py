@@ -278,9 +278,10 @@ def main(model_path: str, out: str, form: str) -> None:
     with engine.eval_mode():
         read = engine.infer_batch(make_batch(rows, form), loss_function=None)["model_output"]
 
-    def batch() -> TensorDict:
+    def batch(micro: int = MICRO) -> TensorDict:
         made = make_batch(rows, form)
         made["features"] = read["features"]
+        tu.assign_non_tensor(made, micro_batch_size_per_gpu=micro)
         return made
 
     with engine.train_mode():
@@ -316,7 +317,7 @@ def main(model_path: str, out: str, form: str) -> None:
             "metrics": dict(out_train["metrics"]),
             "micro_batches": len(out_train["loss"]),
         }
-    steps = steps_report(engine, batch, loss_fn)
+    steps = steps_report(engine, lambda: batch(share), loss_fn) if (form, size) == ("plain", 2) else None
     if rank == 0:
         report["steps"] = steps
         if (form, size) == ("plain", 1):
