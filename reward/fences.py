@@ -1,7 +1,7 @@
 """The fenced code blocks of a Markdown text, as CommonMark has them (https://spec.commonmark.org/0.31.2/#fenced-code-blocks).
 
 One pass over the lines; each costs its length and at most ``_DEPTH`` containers, so the time is linear in the text
-whatever it holds. Parsers that are written for documents are not: markdown-it-py takes minutes for 100 kB of
+whatever it holds, with ``lenient``, too. Parsers that are written for documents are not: markdown-it-py takes minutes for 100 kB of
 quoted list items with fences and lazy lines between. Containers (block quotes, list items) and lazy paragraph lines
 are followed as far as they decide what is a fence. Two deviations: HTML blocks are text, so a fence right below ``<details>`` is one;
 and in a list item a fence whose first line of code is not indented goes on to its closing fence.
@@ -10,11 +10,18 @@ and in a list item a fence whose first line of code is not indented goes on to i
 import re
 from dataclasses import dataclass, field
 
+from reward.info_strings import is_python_word
+
 _FENCE = re.compile(r"(`{3,}+)([^`]*)\Z|(~{3,}+)(.*)\Z", re.DOTALL)
 _MARKER = re.compile(r"([-*+]|(\d{1,9}+)[.)])(?=[ \t]|\Z)")
 _BREAK = re.compile(r"(?:(?:\*[ \t]*+){3,}|(?:-[ \t]*+){3,}|(?:_[ \t]*+){3,})\Z")
 _HEADING = re.compile(r"#{1,6}(?:[ \t]|\Z)")
 _CODE = re.compile(r"[A-Za-z_@#]")
+_SCANNED = re.compile(
+    r"""(?P<quotes>"{3}|'{3})|"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|'(?:[^'\\]|\\.)*+(?:'|\\?\Z)"""
+    r"""|\#(?:[^`]|`{1,2}(?!`)|`{3,}+(?![ \t]*\Z))*+|(?P<ticks>`{3,}+)"""
+)
+"""Of a line of Python: a string, or what begins one of several lines; a comment up to backticks that end it; backticks."""
 _DEPTH = 24
 """Containers in each other that are followed; markers beyond are text."""
 _QUOTE = 0
@@ -23,12 +30,13 @@ _QUOTE = 0
 
 @dataclass(frozen=True)
 class Fence:
-    """A fenced block: its info string, its code without the container's and the fence's indent, and whether it stands in
-    a block quote."""
+    """A fenced block: its info string, its code without the container's and the fence's indent, whether it stands in
+    a block quote, and whether something ends it before the text ends."""
 
     info: str
     code: str
     quoted: bool
+    closed: bool = True
 
 
 @dataclass
@@ -49,30 +57,54 @@ class _Open:
     quoted: bool
     within: int
     lines: list[str] = field(default_factory=list)
+    string: str = ""
+    """The three quotes of a string that is open where the next line begins; followed by `glued` alone."""
 
     def closes(self, rest: str, indent: int) -> bool:
         run = rest.rstrip(" \t")
         return indent <= self.within and len(run) >= self.length and not run.strip(self.mark) and run != ""
 
-    def fence(self) -> Fence:
-        return Fence(self.info.strip(), "\n".join(self.lines), self.quoted)
+    def glued(self, line: str) -> tuple[str, str] | None:
+        """(what stands before a run of backticks in the line that is outside of strings and comments, or ends a comment,
+        what stands behind it); None if there is none that is long enough."""
+        place = 0
+        if self.string:
+            place = line.find(self.string)
+            if place < 0:
+                return None
+            place, self.string = place + 3, ""
+        while (token := _SCANNED.search(line, place)) is not None:
+            place = token.end()
+            if token["quotes"]:
+                end = line.find(token["quotes"], place)
+                if end < 0:
+                    self.string = token["quotes"]
+                    return None
+                place = end + 3
+            elif self.mark == "`" and token["ticks"] and len(token["ticks"]) >= self.length:
+                return line[: token.start()].rstrip(), line[place:].strip()
+        return None
+
+    def fence(self, closed: bool) -> Fence:
+        return Fence(self.info.strip(), "\n".join(self.lines), self.quoted, closed)
 
 
-def read_fences(text: str, opened: str | None = None) -> list[Fence | Text]:
+def read_fences(text: str, opened: str | None = None, lenient: bool = False) -> list[Fence | Text]:
     """The text's fences, with what stands outside of them between, in order.
 
     opened: the info string of a fence that is open where the text begins; None: none is. A fence that nothing closes
-    ends with its container or with the text.
+    ends with its container or with the text. lenient: backticks close a fence wherever they stand in a line, but for
+    strings and comments of Python (the end of a comment excepted); a line that ends in them and a word for Python opens the next.
     """
     found: list[Fence | Text] = [Text()]
     stack: list[int] = []
     paragraph = False
     fence = None if opened is None else _Open("`", 3, 0, 0, opened, False, 3)
 
-    def close() -> None:
+    def close(closed: bool = True) -> None:
         nonlocal fence
         assert fence is not None
-        block, last = fence.fence(), found[-1]
+        block, last = fence.fence(closed), found[-1]
         assert isinstance(last, Text)
         last.before = block
         found.extend([block, Text()])
@@ -88,10 +120,21 @@ def read_fences(text: str, opened: str | None = None) -> list[Fence | Text]:
                 stack, fence.within, fence.indent, fence.depth = [], sum(stack) + fence.indent + 3, 0, 0
                 matched, (rest, indent) = 0, _rest(line, 0, 0)
             if matched == fence.depth:
+                code = _dedented(line, place, column, fence.indent)
                 if fence.closes(rest, indent):
                     close()
+                elif lenient and (parts := fence.glued(code)) is not None:
+                    fence.lines += [parts[0]] if parts[0] else []
+                    length, depth, quoted = fence.length, fence.depth, fence.quoted
+                    close()
+                    between, info = _reopened(parts[1])
+                    if between:
+                        _text(found, stack, between)
+                    if info:
+                        fence = _Open("`", length, 0, depth, info, quoted, 3)
+                    paragraph = bool(between)
                 else:
-                    fence.lines.append(_dedented(line, place, column, fence.indent))
+                    fence.lines.append(code)
                 continue
             close()  # its container has ended
             paragraph = False
@@ -120,8 +163,16 @@ def read_fences(text: str, opened: str | None = None) -> list[Fence | Text]:
         paragraph = rest != "" and (interrupts or indent < 4) and not (indent < 4 and _ends_paragraph(rest))
         _text(found, stack, line)
     if fence is not None:
-        close()
+        close(closed=False)
     return found
+
+
+def _reopened(behind: str) -> tuple[str, str]:
+    """(text, the info string of a fence that is opened behind it or "") of what stands behind a closing fence on its line."""
+    if is_python_word(behind):
+        return "", behind
+    text, _, word = behind.rpartition("```")
+    return (text.rstrip("` \t"), word.strip()) if is_python_word(word.strip()) else (behind, "")
 
 
 def _ends_paragraph(rest: str) -> bool:

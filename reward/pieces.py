@@ -41,6 +41,7 @@ _STATEMENT = re.compile(
     r"|[\w.]++\(|(?:pass|raise|assert|del|global)\b|\#(?!\#)|\"\"\"|\'\'\'",
     re.MULTILINE,
 )
+_BEHIND = re.compile(r"\n++")
 BUILTINS = frozenset(dir(builtins)) | {"exit", "quit"}
 
 
@@ -119,6 +120,22 @@ def pieces(text: str, place: int = 0, code_only: bool = False) -> Iterator[Piece
                     return
     if start < len(text):
         yield Piece(text[start:], "".join(code), whole and depth == 0)
+
+
+def fence_in(text: str, cut_off: bool = False) -> int | None:
+    """Where three backticks stand outside of strings and comments, so that it is no Python; None if none do.
+
+    cut_off: count a comment, too, that ends in them with no statement behind.
+    """
+    for token in _TOKEN.finditer(text) if "```" in text else ():
+        if token[0] == "`" and text.startswith("```", token.start()):
+            return token.start()
+        if cut_off and token.lastgroup == "comment" and token[0].rstrip().endswith("```"):
+            found = _BEHIND.match(text, token.end())
+            place = found.end() if found else len(text)
+            if place < len(text) and text[place] not in " \t" and not looks_like_code(text, place):
+                return token.start()
+    return None
 
 
 def _begins(text: str, place: int) -> bool:

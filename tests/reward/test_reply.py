@@ -111,13 +111,20 @@ def test_the_program_alone(name):
 @pytest.mark.parametrize(
     "label",
     ["python ", " python", "Python", "py", "python3", "py3", "Python 3", 'python title="a.py"', "{.python .x}",
-     "python,linenos", "{python}", "ipython", "python3.11", "python:main.py", "main.py", ""],
+     "python,linenos", "{python}", "ipython", "python3.11", "python:main.py", "main.py", "",
+     "tool_code", "python_code", "python-code", "pyi", "a.pyi", "python 3.11", "python-3.11", "lang=python", "lang='python'",
+     "language-python", "language: python", "class=python", 'class="python"', "{.python}", "{#a .sourceCode .python}", "code:python",
+     "pypy3"],
 )  # fmt: skip
 def test_labels(label):
     assert markdown_program(block(WRONG) * (label != "") + block(RIGHT, label), ASKED) == RIGHT
 
 
-@pytest.mark.parametrize("label", ["pycon", "text", "json", "c++", "pytb", "python-repl", "bash", "pyret"])
+@pytest.mark.parametrize(
+    "label",
+    ["pycon", "text", "json", "c++", "pytb", "python-repl", "bash", "pyret", "tool_call", "cython", "python3-repl", "class=text",
+     "{.text}", "python_output", "lang=c", "pyinstaller"],
+)  # fmt: skip
 def test_labels_of_something_else(label):
     assert markdown_program(block(RIGHT, label), ASKED) is None
 
@@ -180,6 +187,98 @@ def test_several_blocks(name):
 )  # fmt: skip
 def test_no_program(reply):
     assert markdown_program(reply, ASKED) is None
+
+
+STUBBED = f"{WRONG}\n\n{TEST}"
+GLUED = {
+    "to code": (f"```python\n{RIGHT}```\nIt's linear.", RIGHT),
+    "to code at the end": (f"```python\n{RIGHT}```", RIGHT),
+    "to a call": (f"```python\n{RIGHT}\n\nprint(')```')```\nIt's it.", f"{RIGHT}\n\nprint(')```')"),
+    "to a comment": (f"```python\n{RIGHT}  # doubles```\nThat is it.", f"{RIGHT}  # doubles"),
+    "to a docstring": (
+        '```python\nclass Solution:\n    def double(self, x):\n        return 2 * x\n    """It is ```x``` twice."""```\nSo it is.',
+        f'{RIGHT}\n    """It is ```x``` twice."""',
+    ),
+    "to code, bare": (f"```\n{RIGHT}```\nIt's linear.", RIGHT),
+    "to code, then output": (f"```python\n{RIGHT}```\nOutput:\n```\n4\n```\n", RIGHT),
+    "before text": (f"```python\n{RIGHT}\n``` This is it\nand no more.", RIGHT),
+    "before a mark": (f"```python\n{RIGHT}\n```<|im_end|>", RIGHT),
+    "before a mark and a turn": (f"```python\n{RIGHT}\n```<|im_end|>\n<|im_start|>user\nThanks", RIGHT),
+    "before punctuation": (f"```python\n{RIGHT}\n```.\n", RIGHT),
+    "before a label": (f"```python\n{RIGHT}\n```python\n", RIGHT),
+    "before text and a fence": (f"```python\n{WRONG}\n``` Now tests: ```python\n{TEST}\n```\n", f"{WRONG}\n\n{TEST}"),
+    "by the next fence": (f"```python\n{WRONG}\n\n```python\n{TEST}\n```\n", f"{WRONG}\n\n{TEST}"),
+    "longer": (f"````python\n{RIGHT}````\nIt's linear.", RIGHT),
+    "in a list": ("1. So:\n   ```python\n" + indented(RIGHT, "   ") + "```\n   That's it.\n2. Done.", RIGHT),
+    "in a quote": (indented(f"```python\n{RIGHT}```\nThat's it.", "> "), RIGHT),
+    "twice": (f"```python\n{WRONG}```\nNo:\n```python\n{RIGHT}```\nIt's it.", RIGHT),
+    "of a draft": (f"```python\n{WRONG}```\nIt's wrong. Fixed:\n{block(RIGHT)}", RIGHT),
+    "of a draft, indented": (f"```python\n{WRONG} ```\nFixed:\n\n- so:\n\n{indented(block(RIGHT), '  ')}", RIGHT),
+    "of the test function": (f"{block(WRONG)}```python\n{TEST}```\nIt's it.", f"{WRONG}\n\n{TEST}"),
+    "of a drawing": (f"```text\na -> b```\n{block(RIGHT)}", RIGHT),
+    "no fence": (f"{RIGHT}```\nIt's linear.", RIGHT),
+    "fence behind prose": (f"Here you are: ```python\n{STUBBED}```\nIt doubles.", STUBBED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GLUED)
+def test_a_closing_fence_that_is_none_to_commonmark(name):
+    reply, program = GLUED[name]
+    assert markdown_program(reply, ASKED) == program
+
+
+KEPT = {
+    "in a string": f'{RIGHT}\n\nTICKS = "```"',
+    "in a string of several lines": f'{RIGHT}\n\nDOC = """\n``` x\n    ```python\n"""',
+    "in comments": f"# Use:\n# ```\n# Solution()\n# ```\n{RIGHT}\n\n# ```python```",
+    "in a comment, then a statement": f"# so ```\n{RIGHT}",
+    "in a docstring": DOC,
+}
+
+
+@pytest.mark.parametrize("reply", ["```python\n{}\n```\n", "```python\n{}", "````\n{}\n````\nIt's it."])
+@pytest.mark.parametrize("name", KEPT)
+def test_backticks_that_python_takes_close_nothing(name, reply):
+    assert markdown_program(reply.format(KEPT[name]), ASKED) == KEPT[name]
+
+
+LONG = "class Solution:\n    def double(self, x):\n        y = x\n        if y < 0:\n            return 0\n        y += x\n        return y"
+CUTS = [end for end in range(1, len(LONG)) if LONG[:end].split()[-1] not in ("0", "return", "y")]
+
+
+def test_a_whole_answer_before_one_that_is_cut_off():
+    assert len(CUTS) > 100
+    read = [markdown_program(f"{block(RIGHT)}Better:\n```python\n{LONG[:end]}", ASKED) for end in CUTS]
+    assert set(read) == {RIGHT}
+    assert markdown_program(f"{block(RIGHT, '')}```python\n{LONG[:90]}", ASKED) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("cut", "program"),
+    [
+        (LONG, LONG),  # not closed and whole
+        ("class Solution:\n    def double(self, x: int): return x", None),
+        (LONG.replace("return y", "return max(\n            y,\n            0)"), None),
+        (f"{LONG}\n\n    def other(self):\n        x = 1", None),  # what is asked for stands whole
+        (f"{LONG}\n\ndef other(x):\n    return (x", RIGHT),
+        (f"{TEST}\n\nprint((", f"{RIGHT}\n\n{TEST}"),
+        ("def run_tests():\n    return", f"{RIGHT}\n\ndef run_tests():\n    return"),
+        ("def run_tests():\n    assert Solution().double(", RIGHT),
+    ],
+)
+def test_what_was_cut_off_behind_a_whole_answer(cut, program):
+    assert markdown_program(f"{block(RIGHT)}```python\n{cut}", ASKED) == (program or cut)
+
+
+def test_a_cut_off_block_alone_is_the_program():
+    for code in (LONG[:69], f"{RIGHT}\n\nprint(("):
+        for before in ("", block("import math"), block("class Solution:\n    pass")):
+            assert markdown_program(f"{before}```python\n{code}", ASKED) == code
+
+
+def test_in_place_code_that_was_not_closed_counts():
+    first, second = (f"class Solution:\n    def double(self, x):\n        x {sign}= x" for sign in ("-", "+"))
+    assert markdown_program(f"{block(first)}```python\n{second}", ASKED) == second
 
 
 def test_what_is_asked_for():
@@ -255,6 +354,8 @@ HOSTILE = {
     "thoughts": "<think>", "ends": "</think>\n```\n", "imports": "import a\nprose\n", "open": "import a\n(prose\n",
     "strings": 'import a\n"""\n', "decorators": "@a\n", "brackets": "import a\nx = [(\n", "classes": "class Solution:\n",
     "blocks": "```python\nclass Solution:\n  double = 1\n```\n", "names": "```python\na = b\n```\n```python\nb = a\n```\n",
+    "glued": "```python\nx = 1```\n", "closings": "``` a\n", "comments": "# ```\n", "quotes and ticks": "'``` \"\"\" ```\n",
+    "ticks and words": "``` a ```python\n", "comment of ticks": "# ``` ``` ", "headers": "def double(self):\n",
     "chain": "import a, b\ndef f(x): f(input())\nf(1)\n", "names in a line": "a.b(c) = d[", "lambdas": "lambda for def a(",
 }  # fmt: skip
 
@@ -264,7 +365,17 @@ def test_reading_takes_linear_time(name):
     piece = HOSTILE[name]
     head = (
         f"{block(RIGHT)}```python\n"
-        if name in ("decorators", "brackets", "chain", "names in a line", "lambdas")
+        if name
+        in (
+            "decorators",
+            "brackets",
+            "chain",
+            "names in a line",
+            "lambdas",
+            "comments",
+            "comment of ticks",
+            "headers",
+        )
         else ""
     )
 
