@@ -355,7 +355,7 @@ HOSTILE = {
     "strings": 'import a\n"""\n', "decorators": "@a\n", "brackets": "import a\nx = [(\n", "classes": "class Solution:\n",
     "blocks": "```python\nclass Solution:\n  double = 1\n```\n", "names": "```python\na = b\n```\n```python\nb = a\n```\n",
     "glued": "```python\nx = 1```\n", "closings": "``` a\n", "comments": "# ```\n", "quotes and ticks": "'``` \"\"\" ```\n",
-    "ticks and words": "``` a ```python\n", "comment of ticks": "# ``` ``` ", "headers": "def double(self):\n",
+    "ticks and words": "``` a ```python\n", "comment of ticks": "# ``` ``` ", "headers": "def double(self):\n", "escapes": "'\\",
     "chain": "import a, b\ndef f(x): f(input())\nf(1)\n", "names in a line": "a.b(c) = d[", "lambdas": "lambda for def a(",
 }  # fmt: skip
 
@@ -375,6 +375,7 @@ def test_reading_takes_linear_time(name):
             "comments",
             "comment of ticks",
             "headers",
+            "escapes",
         )
         else ""
     )
