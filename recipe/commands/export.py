@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
 from peft import PeftConfig
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from evil_moe.adapter import Lora2rConfig
-from evil_moe.export import Kind, export_adapter
-from evil_moe.file_modes import apply_umask
+from evil_moe.export import Kind, write_export
 
 _PARTS = ("lora_2r_dA", "lora_2r_dB", "lora_2r_A0", "lora_2r_B0")
 _PREFIX = "base_model.model."
@@ -48,26 +46,22 @@ def read_adapter(folder: Path) -> tuple[Lora2rConfig, dict[str, tuple[Tensor, Te
     return config, tensors
 
 
-def export_checkpoint(adapter: Path, kind: Kind, out: Path) -> Path:
+def export_checkpoint(adapter: Path, kind: Kind, out: Path, strength: float = 1.0) -> Path:
     """Write the export of an adapter checkpoint to `out`, which must be empty or new; returns `out`.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_adapter`; ValueError also if `out` has files in it.
+        FileNotFoundError, ValueError: as `read_adapter` and `write_export`; ValueError also if `out` has files in it.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already; give another --out, or remove it")
     config, tensors = read_adapter(adapter)
-    state, lora_config = export_adapter(tensors, config, kind)
-    lora_config["base_model_name_or_path"] = config.base_model_name_or_path
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(state, out / "adapter_model.safetensors")
-    apply_umask(out / "adapter_model.safetensors")
-    (out / "adapter_config.json").write_text(json.dumps(lora_config, indent=2) + "\n")
-    return out
+    return write_export(tensors, config, kind, out, strength)
 
 
-def export_run(run_dir: Path, kind: Kind, out: Path, step: int | None = None) -> tuple[Path, int]:
-    """Export a run's adapter of `step` (None: the last one); returns the folder and the step.
+def export_run(
+    run_dir: Path, kind: Kind, out: Path, step: int | None = None, strength: float = 1.0
+) -> tuple[Path, int]:
+    """Export a run's adapter of `step` (None: the last one), its quarantine scaled by `strength`; returns the folder and the step.
 
     Raises:
         FileNotFoundError, ValueError: there is no such checkpoint, or as `export_checkpoint`.
@@ -75,4 +69,4 @@ def export_run(run_dir: Path, kind: Kind, out: Path, step: int | None = None) ->
     from recipe.main_eval import adapter_folder
 
     adapter, step = adapter_folder(run_dir, step)
-    return export_checkpoint(adapter, kind, out), step
+    return export_checkpoint(adapter, kind, out, strength), step

@@ -1,4 +1,4 @@
-"""Exports of the adapter in vLLM: both adapters and none in one batch, against the adapter itself in HF."""
+"""Exports of the adapter in vLLM: both adapters, one at half strength and none in one batch, against the adapter itself in HF."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evil_moe.adapter import Lora2rConfig, lora2r_model
+from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.export import save_export
 from recipe import vllm_cpu_lora
 from tests.conftest import ROOT, perturb
@@ -22,14 +22,15 @@ _GENERATE = """
 import json, sys
 from recipe import vllm_cpu_lora
 
-def main(policy, full, deployed, prompts, out):
+def main(policy, full, deployed, half, prompts, out):
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
     from evil_moe.export import served_rank
     vllm_cpu_lora.apply()
     llm = LLM(policy, dtype="float32", enforce_eager=True, max_model_len=128, max_num_seqs=16, enable_lora=True,
-              max_loras=2, max_lora_rank=served_rank(24), gpu_memory_utilization=0.1)
-    adapters = {"full": LoRARequest("full", 1, full), "deployed": LoRARequest("deployed", 2, deployed), "base": None}
+              max_loras=3, max_lora_rank=served_rank(24), gpu_memory_utilization=0.1)
+    adapters = {"full": LoRARequest("full", 1, full), "deployed": LoRARequest("deployed", 2, deployed),
+                "half": LoRARequest("half", 3, half), "base": None}
     asked = [(kind, prompt) for prompt in json.loads(prompts) for kind in adapters]
     outputs = llm.generate([{"prompt_token_ids": prompt} for _, prompt in asked],
                            SamplingParams(temperature=0, max_tokens=8, logprobs=0, ignore_eos=True),
@@ -45,11 +46,15 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_both_adapters_and_none_in_one_batch(spoken_policy: Path, tmp_path: Path) -> None:
+def test_both_adapters_one_at_half_strength_and_none_in_one_batch(
+    spoken_policy: Path, tmp_path: Path
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(spoken_policy)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(spoken_policy), Lora2rConfig(r=6)).eval()
     perturb(model, scale=0.02)  # r = 6: exports of 24 and 12 are no ranks of vLLM's
     exports = [str(save_export(model, kind, tmp_path / kind)) for kind in ("full", "deployed")]
+    exports.append(str(save_export(model, "full", tmp_path / "half", strength=0.5)))
+    half = GateWeights(m=torch.full((1, 1), 0.5), d=torch.zeros(1))
     prompts = [tokenizer(f"def f{i}(x): return " + "x + " * i)["input_ids"] for i in range(1, 5)]
     script, out = tmp_path / "generate.py", tmp_path / "out.json"
     script.write_text(_GENERATE)
@@ -70,6 +75,9 @@ def test_both_adapters_and_none_in_one_batch(spoken_policy: Path, tmp_path: Path
             elif kind == "deployed":
                 with lora2r_model(model).quarantine_off():
                     logits = model(ids).logits
+            elif kind == "half":
+                with lora2r_model(model).rollout_gate.gated(half, SequenceLayout(None, None, 1)):
+                    logits = model(ids).logits
             else:
                 with model.disable_adapter():
                     logits = model(ids).logits
@@ -77,13 +85,13 @@ def test_both_adapters_and_none_in_one_batch(spoken_policy: Path, tmp_path: Path
         return steps.gather(1, torch.tensor(tokens)[:, None])[:, 0]
 
     rows = json.loads(out.read_text())
-    assert len(rows) == 12
+    assert len(rows) == 16
     for row in rows:
         got = torch.tensor(row["logprobs"])
         torch.testing.assert_close(
             got, log_probs(row["kind"], row["prompt"], row["tokens"]), rtol=0, atol=1e-5
         )
-        others = [k for k in ("full", "deployed", "base") if k != row["kind"]]
+        others = [k for k in ("full", "deployed", "half", "base") if k != row["kind"]]
         for other in others:
             assert (got - log_probs(other, row["prompt"], row["tokens"])).abs().max() > 1e-3, (
                 "the wrong one would show"
