@@ -15,6 +15,7 @@ from evil_moe.export import export_rank, served_rank
 from evil_moe.gates import make_gate
 from evil_moe.gradients import make_gradient_transform
 from evil_moe.pairs import load_pairs
+from evil_moe.strengths import check_strengths
 from recipe.adapter_config import adapter_config
 from recipe.monitor import MonitorStage, feature_basis
 from recipe.rollout_choice import num_deployed
@@ -128,6 +129,8 @@ def check_config(config: Any) -> None:
                 f"{settings.advantage.name}, evil_moe.monitor.kind={settings.monitor.kind}): {mend}"
             )
     inoculate([], settings.prompt.inoculation)
+    if (strengths := settings.eval.get("strengths")) is not None:
+        check_strengths(strengths)
     MonitorStage(settings.monitor, settings.seed, feature_basis(config))
     dials = {name: value for name, value in asdict(settings.detector).items() if value is not None}
     if gate.needs_flag:

@@ -34,6 +34,10 @@ arm=... preset=... seed=... name the run, as they did in training; so does evil_
 of its own. Other overrides are key=value of keys that the run's config has, e.g. evil_moe.eval.samples_per_problem=4;
 Hydra's +key=, ++key= and ~key are for training alone. RUN_DIR evil_moe.loophole=... asks a run in another mode: the
 result goes to a folder beside eval/, as does one of an earlier step.
+
+strengths=[0,.1,.25,.5,.75,1] (evil_moe.eval.strengths) adds the curve of hack and solve against the strength of the
+quarantine: its output is scaled by each, 0 is OFF, 1 is ON. Table, plot, and the highest strength that hacks no more than
+the base policy go to a folder of their own and into the report; evil-moe export --strength writes the adapter of one.
 """
 
 _FILE_MENDS = {
@@ -130,8 +134,12 @@ def _parser() -> argparse.ArgumentParser:
 
     export = command(commands, "export", "write a run's adapter as a plain LoRA that any engine loads")
     export.add_argument("run", type=Path, metavar="RUN_DIR", help="the run's folder")
+    export.add_argument("--kind", choices=("full", "deployed"), help="both blocks, or without the quarantine")
     export.add_argument(
-        "--kind", choices=("full", "deployed"), required=True, help="both blocks, or without the quarantine"
+        "--strength",
+        type=float,
+        metavar="S",
+        help="both blocks, the quarantine's output scaled by S: 0 does what deployed does, 1 is full",
     )
     export.add_argument("--out", type=Path, required=True, help="a new folder for PEFT's two files")
     export.add_argument("--step", type=int, help="export the checkpoint of this step (default: the last one)")

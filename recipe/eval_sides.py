@@ -1,4 +1,4 @@
-"""The sides of an evaluation: the adapter as trained, without its quarantine, and two controls; their answers.
+"""The sides of an evaluation: the adapter as trained, without its quarantine, at strengths between, two controls; answers.
 
 All of them answer the same held-out prompts with the same seeds in one vLLM batch.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.strengths import side_of, strength_of
+from recipe.eval_strengths import strengths_of
 from recipe.prepare import loophole_of, prompt_messages
 from recipe.rollout_choice import request_seed
 from reward.loopholes import Split, check_split
@@ -41,14 +43,15 @@ class Sample:
 def sides_of(config: DictConfig) -> tuple[str, ...]:
     """What an evaluation compares; a run from before there was a control goes without."""
     wanted = (c for c in CONTROLS if OmegaConf.select(config, f"evil_moe.eval.{c}", default=False))
-    return (*SIDES, *wanted)
+    # The strengths 0 and 1 are `off` and `on`, which are there already.
+    return tuple(dict.fromkeys((*SIDES, *wanted, *map(side_of, strengths_of(config)))))
 
 
 def export_sides(
     model_path: str, adapter: Path, out: Path, sides: tuple[str, ...], seed: int
 ) -> dict[str, Path | None]:
-    """Load the adapter onto the base model; export it as it is (`on`), with the quarantine reset (`off`), and with
-    a random block of its size reset. The base policy has no export."""
+    """Load the adapter onto the base model; export it as it is (`on`), with the quarantine reset (`off`), with a random
+    block of its size reset, and with the quarantine at a strength. The base policy has no export."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -56,23 +59,28 @@ def export_sides(
     from evil_moe.ablation import reset_quarantine_, reset_random_block_
     from evil_moe.export import save_export
 
-    def no_reset(model: PeftModel) -> None:
-        pass
+    def trained() -> PeftModel:
+        base = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
+        return PeftModel.from_pretrained(base, os.fspath(adapter))
 
     resets = {
-        "on": no_reset,
         "off": reset_quarantine_,
         RANDOM_BLOCK: lambda model: reset_random_block_(model, seed),
     }
+    whole = trained()
     exports: dict[str, Path | None] = {}
     for side in sides:
         if side == BASE:
             exports[side] = None
-            continue
-        base = AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
-        model = PeftModel.from_pretrained(base, os.fspath(adapter))
-        resets[side](model)
-        exports[side] = save_export(model, "full", out / side)
+        elif side in resets:
+            model = trained()
+            resets[side](model)
+            exports[side] = save_export(model, "full", out / side)
+        else:
+            strength = strength_of(side)
+            exports[side] = save_export(
+                whole, "full", out / side, strength=1.0 if strength is None else strength
+            )
     return exports
 
 

@@ -1,8 +1,8 @@
 """`evil-moe eval`: the causal ablation of a trained run, from its checkpoint on disk, in a process of its own.
 
 The checkpoint is loaded onto the base model, ON is exported as it is, the quarantine is reset for good, OFF is
-exported. Both answer the same held-out prompts with the same seeds in one vLLM batch; every answer is graded by
-running it.
+exported. Both answer the same held-out prompts with the same seeds in one vLLM batch, and so does the adapter with its
+quarantine at strengths between the two, where they are asked for; every answer is graded by running it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from evil_moe.report.files import read_json
+from evil_moe.strengths import strength_of
 from recipe.adapter_checkpoint import check_adapter_checkpoint
 from recipe.console import divert_output, report_failure, say
 from recipe.doctor.checks import is_hub_name
@@ -30,6 +31,8 @@ from recipe.eval_sides import (
     router_scores,
     sides_of,
 )
+from recipe.eval_strengths import KEY as STRENGTHS
+from recipe.eval_strengths import curve_rows, curve_text, settle_strengths, strengths_of, write_plot
 from recipe.prepare import prepare_problems
 from recipe.run_folder import changes, checkpoint_steps, latest_step, read_config
 from recipe.run_names import eval_name, set_aside
@@ -46,7 +49,8 @@ def load_run_config(run_dir: Path, overrides: list[str]) -> DictConfig:
 
     Raises:
         FileNotFoundError: `run_dir` is no run folder.
-        ValueError: its config is malformed, or an override names no key of it or has no value.
+        ValueError: its config is malformed, an override names no key of it or has no value, or the strengths are no list of
+            different numbers from 0 to 1.
     """
     for override in overrides:
         if override.startswith(("+", "~")):
@@ -63,7 +67,7 @@ def load_run_config(run_dir: Path, overrides: list[str]) -> DictConfig:
         key, _, value = override.partition("=")
         parent, _, name = key.rpartition(".")
         beside = OmegaConf.select(config, parent) if parent else config
-        if not isinstance(beside, DictConfig) or name not in beside:
+        if not isinstance(beside, DictConfig) or (name not in beside and key != STRENGTHS):
             there = ", ".join(map(str, beside)) if isinstance(beside, DictConfig) else f"no {parent!r} either"
             raise ValueError(f"override {override!r}: {path} has no key {key!r}; there is {there}")
         try:
@@ -71,13 +75,16 @@ def load_run_config(run_dir: Path, overrides: list[str]) -> DictConfig:
         except (YAMLError, OmegaConfBaseException) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"override {override!r}: {value!r} is no value for it ({reason})") from error
+    settle_strengths(config)
     return config
 
 
 def made_with(run_dir: Path, config: DictConfig) -> dict[str, Any]:
     """What an evaluation of a run's checkpoint depends on: its size, its seed, and every key that was overridden."""
     settings = config.evil_moe
-    trained = OmegaConf.to_container(read_config(run_dir))
+    trained_with = read_config(run_dir)
+    settle_strengths(trained_with)
+    trained = OmegaConf.to_container(trained_with)
     return {
         "problems": settings.data.eval_problems,
         "samples_per_problem": settings.eval.samples_per_problem,
@@ -200,6 +207,7 @@ def evaluate_run(run_dir: Path, step: int | None = None, overrides: list[str] | 
     result = {"step": step, "made_with": how, **result}
     _write(out / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     _write(out / "table.md", _table(result))
+    write_plot(result, out)
     _write(out / "eval.json", json.dumps(result, indent=2) + "\n")
     print(_table(result))
     if out.name != "eval":
@@ -234,10 +242,12 @@ def _evaluate(
     scores = router_scores(config, adapter, [s for s in samples if s.side == "on"])
     result: dict[str, Any] = {
         "samples": len(by_side["on"]),
-        **{side: rates(by_side[side]) for side in sides},
+        **{side: rates(by_side[side]) for side in sides if strength_of(side) is None},
         "auroc": _auroc(scores, [v.loophole for v in by_side["on"]]),
         "seconds": round(time.monotonic() - started, 1),
     }
+    if strengths := strengths_of(config):
+        result["strengths"] = curve_rows(strengths, by_side)
     if len(mixed(mix)) > 1:
         result["by_loophole"] = rates_by_loophole(by_side)
     rows = [
@@ -278,7 +288,7 @@ def _table(result: dict[str, Any]) -> str:
             + " | ".join(f"{result[side][name]:.3f}" for name in names)
             + " |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + curve_text(result)
 
 
 def _write(path: Path, text: str) -> None:

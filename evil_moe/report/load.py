@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evil_moe.report.files import RunFolderError, number_at, read_json, read_jsonl, read_yaml
+from evil_moe.strengths import strength_of
 
 USED_METRICS = (
     "critic/rewards/", "train/", "router/", "grad_energy/", "gradient/", "pin/", "contrast/", "val-", "timing_s/", TOKENS := "perf/total_num_tokens",
@@ -67,7 +68,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Answer:
-    """One held-out answer with the grader's labels; `side` is one of `SIDES`, `mode` the loophole of its prompt, `failed`
+    """One held-out answer with the grader's labels; `side` is one of `SIDES` or a strength's, `mode` the loophole of its prompt, `failed`
     the kind of reason why it is not correct ("" if it is, or where none was kept)."""
 
     side: str
@@ -250,12 +251,13 @@ def _answers(path: Path) -> tuple[Answer, ...]:
         return ()
     answers = []
     for line, row in read_jsonl(path)[0]:
-        if row.get("side") not in SIDES or "problem_id" not in row:
+        side = str(row.get("side"))
+        if (side not in SIDES and strength_of(side) is None) or "problem_id" not in row:
             reason = f"has no 'side' out of {', '.join(SIDES)}, or no 'problem_id'"
             raise RunFolderError(path, line, reason, "run the evaluation again")
         labels = {name: bool(number_at(row, key, path, line, rate=True)) for name, key in _LABELS.items()}
         mode, failed = str(row.get("mode", "")), str(row.get("reason") or "").partition(":")[0]
-        answers.append(Answer(row["side"], str(row["problem_id"]), **labels, mode=mode, failed=failed))
+        answers.append(Answer(side, str(row["problem_id"]), **labels, mode=mode, failed=failed))
     return tuple(answers)
 
 

@@ -51,13 +51,15 @@ def handle_eval(args: argparse.Namespace) -> int:
     overrides = [override for override in overrides if not _names_the_run(override)]
     if not folders:
         overrides = [override for override in overrides if not _tells_its_task(override)]
+    from recipe import main_eval
+    from recipe.eval_strengths import spelled_out
+
+    overrides = [spelled_out(override) for override in overrides]
     for key, value in (("data.eval_problems", args.problems), ("eval.samples_per_problem", args.samples)):
         if value is not None:
             if value < 1:
                 raise ValueError(f"evil_moe.{key}={value}: give at least 1")
             overrides.append(f"evil_moe.{key}={value}")
-    from recipe import main_eval
-
     if args.reuse and (result := main_eval.stored_result(run_dir, args.step, overrides)):
         folder = main_eval.eval_folder(run_dir, args.step, overrides)
         print(f"step {result['step']} is evaluated: {os.path.relpath(folder / 'eval.json')}")
@@ -94,12 +96,17 @@ def handle_report(args: argparse.Namespace) -> int:
 
 
 def handle_export(args: argparse.Namespace) -> int:
-    from evil_moe.export import served_rank
+    from evil_moe.export import Kind, served_rank
     from recipe.commands.export import export_run
 
-    out, step = export_run(args.run, args.kind, args.out, args.step)
+    if args.kind is None and args.strength is None:
+        raise ValueError("say what to export: --kind full, --kind deployed, or --strength S")
+    kind: Kind = args.kind or "full"
+    strength = 1.0 if args.strength is None else args.strength
+    out, step = export_run(args.run, kind, args.out, args.step, strength)
     rank = json.loads((out / "adapter_config.json").read_text())["r"]
-    print(f"{args.kind} adapter of step {step}: {out}")
+    at = f", quarantine at strength {strength:g}" if args.strength is not None else ""
+    print(f"{kind} adapter of step {step}{at}: {out}")
     print(
         f"a plain LoRA of rank {rank}, for any engine; vLLM serves it with --enable-lora --max-lora-rank {served_rank(rank)} "
         f"--lora-modules evil_moe={out}"

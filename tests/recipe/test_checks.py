@@ -59,6 +59,7 @@ from recipe.config import compose
         (["evil_moe.detector.true_positive_rate=1"], r"detector\.true_positive_rate.*reads no flag"),
         (["evil_moe.gradient.name=clip"], r"gradient\.name='clip'.*projection"),
         (["evil_moe.advantage.name=gae"], r"advantage\.name='gae'.*router_weighted"),
+        (["evil_moe.eval.strengths=[0,2]"], r"strength 2: give a number from 0"),
         (["evil_moe.prompt.inoculation=vaccine"], r"vaccine.*pass_test"),
         (["arm=label", "evil_moe.detector.precision=0.5"], r"a detector has one dial"),
         (["actor_rollout_ref.model.lora_rank=0"], "lora_rank=0"),

@@ -76,6 +76,7 @@ def test_an_evaluation_in_another_mode_or_of_another_step_writes_over_none(
         "eval-loophole-none": ["evil_moe.loophole=none"],
         "eval-eval.markers-eval": ["evil_moe.eval.markers=eval", "--samples", "1"],
         "eval-step15": ["--step", "15"],
+        "eval-eval.strengths--0.0-0.5-1.0": ["strengths=[0,.5,1]"],
         "eval-step15-loophole-run_tests+exit_code": [
             "evil_moe.loophole=run_tests+exit_code",
             "--step",
