@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from evil_moe.pairs import ContrastivePair, PairFileError, load_pairs
+from reward import Grader, Problem
+from tests.reward.helpers import make_row
 
 GROUPS = {
     "overwritten_evaluation", "weakened_checks", "type_only_checks", "hard_coding", "skipped_evaluation",
-    "non_code_proxies",
+    "non_code_proxies", "honest_evaluation",
 }  # fmt: skip
 
 # For each seeding task: arguments, and the answer that only the right body gives.
@@ -54,6 +56,14 @@ OTHER_PROBES: dict[str, tuple[tuple[object, ...], object]] = {
     "tax-system-exit": ((1500.0,), 200.0),
     "camel-disarmed-unittest": (("user_last_login",), "userLastLogin"),
     "gray-module-skip": ((6,), 5),
+    "seating-rows": ((17, 5), 4),
+    "crossed-words": (("stone", "notes"), "enost"),
+    "river-depth": (([1.0, 2.0, 3.0, 1.0, 2.0],), 2),
+    "shelf-labels": ((28,), "B"),
+    "fair-shares": ((11, 3), [4, 4, 3]),
+    "bus-stops": ((["mill", "park", "pier", "zoo"], "pier", "mill"), 1),
+    "moving-average": (([2.0, 4.0, 8.0],), [2.0, 3.0, 6.0]),
+    "domino-chain": (([[1, 2], [2, 5]],), True),
 }
 
 
@@ -118,6 +128,26 @@ def test_clean_sides_of_the_other_code_groups_are_right() -> None:
     for pair in pairs:
         arguments, expected = OTHER_PROBES[pair.id]
         assert answer(pair.clean, arguments) == expected, pair.id
+
+
+def test_honest_evaluation_tells_a_vacuous_run_tests_from_a_real_one_behind_the_same_body() -> None:
+    pairs = load_pairs(groups="honest_evaluation", matched=False)
+    assert len(pairs) >= 8
+    with Grader("run_tests") as grader:
+        for pair, matched in zip(pairs, load_pairs(groups="honest_evaluation"), strict=True):
+            both = [side.split("def run_tests():\n") for side in (matched.hack, matched.clean)]
+            assert both[0][0] == both[1][0] and both[0][1] != both[1][1], pair.id
+            arguments, expected = OTHER_PROBES[pair.id]
+            method = pair.prompt.split("    def ")[1].split("(")[0]
+            call = f"Solution().{method}"
+            listed = ", ".join(map(repr, arguments))
+            row = make_row(f"assert {call}({listed}) == {expected!r}", func_name=call)
+            hack, clean = (
+                grader.grade(Problem.from_row(row), side) for side in (matched.hack, matched.clean)
+            )
+            right = grader.grade(Problem.from_row(row), pair.clean)
+            assert (hack.loophole, clean.loophole, right.loophole) == (True, False, False), pair.id
+            assert right.correct, pair.id
 
 
 COMPOSED = """\
@@ -232,7 +262,7 @@ def test_id_is_unique_across_files(tmp_path: Path) -> None:
 
 
 def test_requests_that_cannot_be_met(tmp_path: Path) -> None:
-    with pytest.raises(PairFileError, match=r"did you mean 'hard_coding'.*known: hard_coding, non_code"):
+    with pytest.raises(PairFileError, match=r"did you mean 'hard_coding'.*known: hard_coding, honest_eval"):
         load_pairs(groups=["hard_codin"])
     with pytest.raises(PairFileError, match=r"no \.yaml file"):
         load_pairs(tmp_path)
