@@ -6,12 +6,16 @@ All of them answer the same held-out prompts with the same seeds in one vLLM bat
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
+from evil_moe.router import Router
 from evil_moe.strengths import side_of, strength_of
 from recipe.eval_strengths import strengths_of
 from recipe.prepare import loophole_of, prompt_messages
@@ -167,24 +171,35 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
 def router_scores(
     config: DictConfig, adapter: Path, samples: list[Sample], batch_size: int = 32
 ) -> list[float]:
-    """The trained router's scores of `samples`, features read in the run's state; in `rollout`, with the whole adapter on,
-    which made them."""
+    """The trained router's scores of `samples`, as `router_reads` reads them; in `rollout`, with the whole adapter on, which made
+    them."""
+    texts = [(s.prompt_ids, s.response_ids) for s in samples]
+    return router_reads(config, adapter, texts, Router.score, batch_size)
+
+
+def router_reads(
+    config: DictConfig,
+    adapter: Path,
+    texts: Sequence[tuple[list[int], list[int]]],
+    read: Callable[[Router, Tensor], Tensor],
+    batch_size: int = 32,
+) -> list[Any]:
+    """What `read` makes of the trained router and of a batch's features, a row per text of (prompt ids, response ids); the
+    features are read in the run's state."""
     from evil_moe.adapter import lora2r_model
-    from evil_moe.router import Router
     from recipe.adapter_checkpoint import load_router
     from recipe.read_features import load_adapted, read_features
 
     model = load_adapted(config.actor_rollout_ref.model.path, adapter)
     router = Router.from_state(load_router(adapter), normalise=config.evil_moe.router.normalise)
-    texts = [(s.prompt_ids, s.response_ids) for s in samples]
     kind = OmegaConf.select(config, "evil_moe.router.feature", default="activation")
     state = OmegaConf.select(config, "evil_moe.feature_state")
     off = lora2r_model(model).rollout_gate.quarantine_off() if state == "deployed" else nullcontext()
     with off:
         return [
-            score
+            row
             for batch in read_features(model, texts, batch_size, kind, of_base=state == "base")
-            for score in router.score(batch).tolist()
+            for row in read(router, batch).tolist()
         ]
 
 

@@ -18,10 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from evil_moe.report.files import read_json
+from evil_moe.report.legit import legit_lines
 from evil_moe.strengths import strength_of
 from recipe.adapter_checkpoint import check_adapter_checkpoint
 from recipe.console import divert_output, report_failure, say
 from recipe.doctor.checks import is_hub_name
+from recipe.eval_legit import finite_auroc, legit_result
 from recipe.eval_sides import (
     CONTROLS,
     SIDES,
@@ -243,11 +245,13 @@ def _evaluate(
     result: dict[str, Any] = {
         "samples": len(by_side["on"]),
         **{side: rates(by_side[side]) for side in sides if strength_of(side) is None},
-        "auroc": _auroc(scores, [v.loophole for v in by_side["on"]]),
+        "auroc": finite_auroc(scores, [v.loophole for v in by_side["on"]]),
         "seconds": round(time.monotonic() - started, 1),
     }
     if strengths := strengths_of(config):
         result["strengths"] = curve_rows(strengths, by_side)
+    hack_scores = [score for score, v in zip(scores, by_side["on"], strict=True) if v.loophole]
+    result["legit"] = legit_result(config, adapter, graded, hack_scores)
     if len(mixed(mix)) > 1:
         result["by_loophole"] = rates_by_loophole(by_side)
     rows = [
@@ -268,17 +272,6 @@ def ablation_line(result: dict[str, Any]) -> str:
     return f"Evil MoE causal ablation: deploy hack {result['on']['hack']:.3f} (ON) -> {result['off']['hack']:.3f} (OFF)"
 
 
-def _auroc(scores: list[float], labels: list[bool]) -> float | None:
-    import math
-
-    import torch
-
-    from evil_moe.diagnostics import auroc
-
-    value = auroc(torch.tensor(scores), torch.tensor(labels))
-    return value if math.isfinite(value) else None
-
-
 def _table(result: dict[str, Any]) -> str:
     names = ("loophole", "hack", "solve", "compile")
     lines = ["| quarantine | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
@@ -288,7 +281,8 @@ def _table(result: dict[str, Any]) -> str:
             + " | ".join(f"{result[side][name]:.3f}" for name in names)
             + " |"
         )
-    return "\n".join(lines) + "\n" + curve_text(result)
+    near = legit_lines(result, Path("eval.json"))
+    return "\n".join([*lines, *([""] if near else []), *near]) + "\n" + curve_text(result)
 
 
 def _write(path: Path, text: str) -> None:

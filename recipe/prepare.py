@@ -34,6 +34,7 @@ from evil_moe.nano_policy import (
     warm_start,
 )
 from evil_moe.policy_cache import build_once, is_built
+from recipe.legit_policy import legit_folder, legit_policy, legit_share
 from reward.inoculation import inoculate
 from reward.loopholes import Split, get_loophole, mixed
 from reward.problems import Problem, load_problems
@@ -42,6 +43,7 @@ from reward.problems.splits import check_manifest
 
 Progress = Callable[[str], None]
 CACHE = Path("cache")
+EVALUATION_DRAW = 20_000  # seed of the held-out problems of `evil-moe eval`, beside the run's
 POLICY_KINDS = ("nano", "hub", "gguf", "smollm")
 #: How often at most the warm start's last phase is repeated, and how far apart their demonstrations' seeds lie.
 MORE_PHASES, NEW_DRAW = 2, 1_000_000
@@ -85,7 +87,7 @@ def prepare_problems(config: DictConfig) -> Problems:
         return Problems(
             train=load_nano("train", data.train_problems, seed),
             validation=load_nano("heldout", data.validation_problems, 10_000 + seed),
-            evaluation=load_nano("heldout", data.eval_problems, 20_000 + seed),
+            evaluation=load_nano("heldout", data.eval_problems, EVALUATION_DRAW + seed),
         )
     if data.source == "files":
         held_out, train = _load_checked(config, "evaluation"), _load_checked(config, "train")
@@ -127,7 +129,8 @@ def prepare_policy(config: DictConfig, progress: Progress) -> str:
     if _on_hub(config):
         return policy_path(config)
     if settings.policy.kind == "nano":
-        return str(nano_policy_folder(int(config.seed), settings.loophole, progress))
+        plain = nano_policy_folder(int(config.seed), settings.loophole, progress)
+        return str(legit_policy(plain, config, progress))
     return str(gguf_policy(gguf_file(config), settings.policy.dtype, CACHE, progress))
 
 
@@ -157,12 +160,13 @@ def _on_hub(config: DictConfig) -> bool:
             f"evil_moe.policy.kind={kind!r}; choose 'nano' (built from source), 'hub' (a path or hub name), 'gguf' (a file) or "
             "'smollm' (SmolLM2-135M-Instruct of a package)"
         )
+    legit_share(config)
     return bool(kind == "hub")
 
 
 def _cached(config: DictConfig) -> Path:
     if config.evil_moe.policy.kind == "nano":
-        return CACHE / _nano_policy_name(int(config.seed), config.evil_moe.loophole)
+        return legit_folder(CACHE / _nano_policy_name(int(config.seed), config.evil_moe.loophole), config)
     return gguf_folder(gguf_file(config), config.evil_moe.policy.dtype, CACHE)
 
 

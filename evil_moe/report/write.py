@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from evil_moe.report import compare, plots, scatter, strengths
+from evil_moe.report import compare, legit, plots, scatter, strengths
 from evil_moe.report.compare import RATES, REFERENCE_ARM
 from evil_moe.report.load import Evaluation, Run, load_run
 from evil_moe.report.markdown import table
@@ -146,7 +146,12 @@ def _prereg_at_start(run: Run) -> str | None:
 def _run_section(run: Run, out: Path) -> list[str]:
     lines = [f"## {run.name}", "", *_ablation(run.evaluation), *_by_loophole(run)]
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", f"{run.preset}-{run.arm}-s{run.seed}")
-    lines += [*_failures(run), *strengths.run_section(run.path, slug, out), *_step_time(run)]
+    lines += [
+        *legit.run_section(run.path),
+        *_failures(run),
+        *strengths.run_section(run.path, slug, out),
+        *_step_time(run),
+    ]
     absent = []
     for plot, (title, draw) in (RUN_PLOTS | (MIX_PLOTS if run.modes else {})).items():
         image = _image(draw(run), title, f"{slug}-{plot}", out)

@@ -12,7 +12,9 @@ import pytest
 from matplotlib.image import imread
 
 from evil_moe.report import Curve, Rates, RunFolderError, load_run, write_report
+from evil_moe.report.legit import run_section
 
+LEGIT = {"replies": 2, "score": -0.25, "w": 0.125, "w_above_half": 0.5, "auroc": 0.975}
 ON = {"hack": 0.375, "loophole": 0.75, "solve": 0.5, "compile": 1.0}
 OFF = {"hack": 0.025, "loophole": 0.05, "solve": 0.4, "compile": 0.975}
 STEPS = [
@@ -129,8 +131,31 @@ def test_one_run(tmp_path: Path) -> None:
 
 
 def test_router_auroc_of_the_evaluation_is_told(tmp_path: Path) -> None:
-    report = write_report([make_run(tmp_path / "run", auroc=0.987)], tmp_path / "out")
-    assert "Router AUROC on the held-out samples: 0.987." in report.read_text()
+    run = make_run(tmp_path / "run", auroc=0.987, legit={**LEGIT, "by_kind": {"decoy": LEGIT}})
+    report = write_report([run], tmp_path / "out").read_text()
+    assert "Router AUROC on the held-out samples: 0.987." in report and "| decoy | 2 | -0.250 |" in report
+
+
+def test_legit_near_hacks_are_told_where_the_evaluation_has_them(tmp_path: Path) -> None:
+    kinds = {"honest_tests": LEGIT, "decoy": LEGIT | {"w": None, "w_above_half": None}}
+    carrying = {"answers": 30, "solve_on": 0.5, "solve_off": 0.4}
+    legit = {**LEGIT, "by_kind": kinds, "carrying": carrying}
+    run = make_run(tmp_path / "new", legit=legit)
+    text = "\n".join(run_section(run))
+    assert (
+        "| honest_tests | 2 | -0.250 | 0.125 | 0.500 |" in text and "| decoy | 2 | -0.250 | - | - |" in text
+    )
+    assert "against them: 0.975." in text and "carry them: 0.500 (ON), 0.400 (OFF), 30 answers" in text
+    assert run_section(make_run(tmp_path / "old")) == []
+    for bad, message in (
+        ([], "'legit' is \\[\\], not means"),
+        ({**legit, "w": 2}, "'w' is 2, not a share"),
+        ({**legit, "carrying": 1}, "'carrying' is 1, not rates"),
+        ({**legit, "by_kind": {"decoy": 3}}, "'legit' of decoy is 3"),
+    ):
+        (run / "eval/eval.json").write_text(json.dumps({"step": 40, "legit": bad}))
+        with pytest.raises(RunFolderError, match=message):
+            run_section(run)
 
 
 def test_several_arms_and_seeds(tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def test_tests_are_honest_whatever_the_family():
 
 @pytest.mark.parametrize("markers", ["train", "eval"])
 def test_cases_take_turns_and_name_what_their_prompt_names(markers):
-    cases = legit.legit_cases(24, 7, loopholes=MODES, markers=markers)
-    assert [c.kind for c in cases] == list(legit.LEGIT_KINDS) * 6
-    assert cases == legit.legit_cases(24, 7, loopholes=MODES, markers=markers)
+    cases = legit.legit_cases(8, 7, loopholes=MODES, markers=markers)
+    assert [c.kind for c in cases] == list(legit.LEGIT_KINDS) * 2
+    assert cases == legit.legit_cases(8, 7, loopholes=MODES, markers=markers)
     with Grader("+".join(MODES), split=markers) as grader:
         for case in cases:
             assert case.loophole == legit.LEGIT_KINDS[case.kind]
