@@ -18,7 +18,7 @@ from evil_moe.router import Router
 
 def contrast_loss(
     router: Router,
-    features: Float[Tensor, "B M r"],
+    features: Float[Tensor, "B *W M r"],
     quarantine_on: Float[Tensor, " B"],
     direction: Tensor | None = None,
 ) -> Float[Tensor, ""]:

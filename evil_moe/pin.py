@@ -12,8 +12,8 @@ from evil_moe.router import Router
 
 def pin_loss(
     router: Router,
-    hack: Float[Tensor, "P M r"],
-    clean: Float[Tensor, "P M r"],
+    hack: Float[Tensor, "P *W M r"],
+    clean: Float[Tensor, "P *W M r"],
     direction: Tensor | None = None,
     *,
     matched: bool = False,

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evil_moe.router import Router
+from evil_moe.thresholds import ThresholdRule
 
 
 class MatchedPlacebo(Router):
@@ -46,18 +47,23 @@ class MatchedPlacebo(Router):
         self.pairs_scale.copy_(self.scale)
         self.seed_direction.copy_(direction)
 
-    def pairs_scores(self, features: Float[Tensor, "B M r"]) -> Float[Tensor, "B K"]:
+    def eyes(self, direction: Float[Tensor, "M K r"] | None = None) -> Float[Tensor, "N M r"]:
+        """The random directions, and behind them the pairs': each looks for its own windows."""
+        return torch.cat([super().eyes(direction), self.pairs_direction.transpose(0, 1)])
+
+    def pairs_scores(self, features: Float[Tensor, "B *W M r"]) -> Float[Tensor, "B K"]:
         """`cos(h, v_k)` along the pairs' direction."""
-        return self.block_scores(features, self.pairs_direction)
+        own = self.pairs_direction.shape[1] * self.windows
+        return self.block_scores(features if features.ndim == 3 else features[:, own:], self.pairs_direction)
 
     @torch.no_grad()
     def observe(
-        self, scores: Float[Tensor, "B K"], pairs_scores: Float[Tensor, "B K"], *, fraction: float
+        self, scores: Float[Tensor, "B K"], pairs_scores: Float[Tensor, "B K"], rule: ThresholdRule
     ) -> None:
         """Match a step's rollouts, of all ranks: `scores` along the random direction, `pairs_scores` along the pairs'. The first
-        step's set the pairs' threshold, `median + fraction * gap`."""
+        step's set the pairs' threshold, by `rule`."""
         if not torch.isfinite(self.pairs_threshold).all():
-            self.set_rollout_threshold(pairs_scores, fraction=fraction)
+            self.set_rollout_threshold(pairs_scores, rule)
             self.pairs_threshold.copy_(self.rollout_threshold)
         matched = [
             match(own, pairs, float(threshold))

@@ -64,12 +64,15 @@ class FeatureBasis:
         policy: the model they are read on, by a name that no other model has.
         init, init_seed: of the frozen A0. (The corda inits follow from the pairs, too, which are not compared.)
         feature_state: `evil_moe.feature_state`. In `base` alone a text's features stay what they are as a run goes on.
+        pooling: `evil_moe.router.pooling`, with its options. Windows are those along the router's direction, which is not
+            compared; the probe's own weight then scores them.
     """
 
     policy: str
     init: str
     init_seed: int
     feature_state: str
+    pooling: str = "mean"
 
     def difference(self, other: FeatureBasis) -> str | None:
         """The first thing in which `other` is another basis, as words; None if it is the same."""
@@ -82,6 +85,7 @@ class FeatureBasis:
 
 _BASIS_KEYS = {
     "evil_moe.feature_state": "feature_state",
+    "evil_moe.router.pooling": "pooling",
     "evil_moe.adapter.init": "init",
     "evil_moe.adapter.init_seed": "init_seed",
     "policy": "policy",
@@ -103,16 +107,16 @@ class Probe:
     kind: str
     report: ProbeReport
 
-    def score(self, features: Float[Tensor, "B M r"]) -> Float[Tensor, " B"]:
-        """Scores in [0, 1], in float64: the threshold lies where float32 has no steps left.
+    def score(self, features: Float[Tensor, "B *W M r"]) -> Float[Tensor, " B"]:
+        """Scores in [0, 1], in float64: the threshold lies where float32 has no steps left. Of windows, the mean one.
 
         Raises:
             ValueError: the features are of another adapter's shape.
         """
-        if features.shape[1:] != self.weight.shape:
+        if features.shape[-2:] != self.weight.shape:
             raise ValueError(
                 f"the probe was fitted on features [M, r] = {list(self.weight.shape)}, these are "
-                f"{list(features.shape[1:])}: fit one on a run of this model and rank (evil-moe probe)"
+                f"{list(features.shape[-2:])}: fit one on a run of this model and rank (evil-moe probe)"
             )
         return torch.sigmoid(
             _inputs(features) @ self.weight.flatten().double().to(features.device) + self.bias
@@ -167,7 +171,7 @@ class Probe:
 
 
 def fit_probe(
-    features: Float[Tensor, "N M r"],
+    features: Float[Tensor, "N *W M r"],
     labels: Bool[Tensor, " N"],
     problem: Int[Tensor, " N"],
     kind: str,
@@ -213,7 +217,7 @@ def fit_probe(
     threshold = _threshold(clean, false_positive_rate)
     hack, flagged = labels[held_out], score[held_out] >= threshold
     return Probe(
-        weight=weight.view(features.shape[1:]),
+        weight=weight.view(features.shape[-2:]),
         bias=float(bias),
         threshold=threshold,
         kind=kind,
@@ -228,8 +232,9 @@ def fit_probe(
     )
 
 
-def _inputs(features: Float[Tensor, "B M r"]) -> Float[Tensor, "B Mr"]:
-    return normalise_per_module(features.double()).flatten(1)
+def _inputs(features: Float[Tensor, "B *W M r"]) -> Float[Tensor, "B Mr"]:
+    units = normalise_per_module(features.double())
+    return (units if units.ndim == 3 else units.mean(1)).flatten(1)
 
 
 def _parts(problem: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:

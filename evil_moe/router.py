@@ -4,9 +4,8 @@
 
 `v: [M, r]` starts at a seeded direction; K quarantine blocks have one each, and `evil_moe.gates.router` says how their
 logits become weights. There are two thresholds (design, section 7): the pin's, the midpoint of the two sides of the
-pairs, and the rollouts', the median score of base-policy rollouts plus a fraction of the pairs' gap. The second assumes
-that hacks are rare at the start; with the pairs' midpoint every rollout of a policy far from the pairs would get the
-same weight.
+pairs, and the rollouts', from the scores of base-policy rollouts (`evil_moe.thresholds`). The second assumes that hacks are
+rare at the start; with the pairs' midpoint every rollout of a policy far from the pairs would get the same weight.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from evil_moe.features import normalise_per_module
 from evil_moe.gates.base import RolloutSignals
+from evil_moe.thresholds import ThresholdRule
 
 
 class Router(nn.Module):
@@ -28,6 +28,7 @@ class Router(nn.Module):
 
     Args:
         num_modules: M. rank: r. num_blocks: K.
+        windows: features of a rollout along each direction, where its pooling looks along them (`evil_moe.features`).
         normalise: unit features per module before the cosine.
         learn: whether `v` takes gradient at all (the `frozen` arm: no).
         anchored: as `v` turns, the rollouts' threshold goes with the mean score of the anchor.
@@ -52,9 +53,10 @@ class Router(nn.Module):
         normalise: bool = True,
         learn: bool = True,
         anchored: bool = False,
+        windows: int = 1,
     ):
         super().__init__()
-        self.normalise, self.anchored = normalise, anchored
+        self.normalise, self.anchored, self.windows = normalise, anchored, windows
         shape = (num_modules, num_blocks, rank)
         self.direction = nn.Parameter(torch.zeros(shape), requires_grad=learn)
         self.register_buffer("seed_direction", torch.zeros(shape))
@@ -73,37 +75,47 @@ class Router(nn.Module):
 
     @classmethod
     def from_state(
-        cls, state: dict[str, Tensor], *, normalise: bool = True, anchored: bool = False
+        cls, state: dict[str, Tensor], *, normalise: bool = True, anchored: bool = False, windows: int = 1
     ) -> Router:
         """The router of a saved state."""
         num_modules, num_blocks, rank = state["direction"].shape
-        router = cls(num_modules, rank, num_blocks=num_blocks, normalise=normalise, anchored=anchored)
+        router = cls(
+            num_modules, rank, num_blocks=num_blocks, normalise=normalise, anchored=anchored, windows=windows
+        )
         state = {
             name: value for name, value in state.items() if not name.startswith("pairs_")
         }  # of a placebo
         router.load_state_dict({"anchor": router.anchor, **state})  # which runs before 2026-11-22 have not
         return router
 
-    def prepare(self, features: Float[Tensor, "B M r"]) -> Float[Tensor, "B M r"]:
+    def eyes(self, direction: Float[Tensor, "M K r"] | None = None) -> Float[Tensor, "N M r"]:
+        """The directions that a pooling looks along, without gradient: those of the blocks, in their order."""
+        return (self.direction if direction is None else direction).detach().transpose(0, 1)
+
+    def prepare(self, features: Float[Tensor, "*B M r"]) -> Float[Tensor, "*B M r"]:
         """Features as the cosine sees them."""
         return normalise_per_module(features) if self.normalise else features
 
     def block_scores(
-        self, features: Float[Tensor, "B M r"], direction: Tensor | None = None
+        self, features: Float[Tensor, "B *W M r"], direction: Tensor | None = None
     ) -> Float[Tensor, "B K"]:
-        """`cos(h, v_k)` over all of `[M, r]`; `direction` stands in for `v` where `v` is sharded."""
-        v = (self.direction if direction is None else direction).to(features.dtype)
-        return F.cosine_similarity(
-            self.prepare(features).flatten(1).unsqueeze(1), v.transpose(0, 1).flatten(1).unsqueeze(0), dim=2
-        )
+        """`cos(h, v_k)` over all of `[M, r]`, of windows the mean over those of block k; `direction` stands in for `v` where
+        `v` is sharded."""
+        v = (self.direction if direction is None else direction).to(features.dtype).transpose(0, 1).flatten(1)
+        if features.ndim == 3:
+            return F.cosine_similarity(self.prepare(features).flatten(1).unsqueeze(1), v.unsqueeze(0), dim=2)
+        own = features[:, : len(v) * self.windows].unflatten(1, (len(v), self.windows))
+        return F.cosine_similarity(self.prepare(own).flatten(3), v.unsqueeze(1), dim=3).mean(2)
 
-    def score(self, features: Float[Tensor, "B M r"], direction: Tensor | None = None) -> Float[Tensor, " B"]:
+    def score(
+        self, features: Float[Tensor, "B *W M r"], direction: Tensor | None = None
+    ) -> Float[Tensor, " B"]:
         """The largest of the blocks' cosines."""
         return self.block_scores(features, direction).max(dim=1).values
 
     def signals(
         self,
-        features: Float[Tensor, "B M r"],
+        features: Float[Tensor, "B *W M r"],
         threshold: Float[Tensor, ""] | Float[Tensor, " K"],
         direction: Tensor | None = None,
         flag: Float[Tensor, " B"] | None = None,
@@ -115,7 +127,7 @@ class Router(nn.Module):
 
     def rollout_signals(
         self,
-        features: Float[Tensor, "B M r"],
+        features: Float[Tensor, "B *W M r"],
         direction: Tensor | None = None,
         flag: Float[Tensor, " B"] | None = None,
     ) -> RolloutSignals:
@@ -136,7 +148,8 @@ class Router(nn.Module):
     def anchor_shift(self, direction: Float[Tensor, "M K r"]) -> Float[Tensor, " K"]:
         """How far the mean score of the anchor's rollouts has gone since the start, by the turning of `v` alone.
 
-        A cosine is linear in the unit vectors of both sides, so the rollouts' mean unit feature is all it takes. Without this
+        A cosine is linear in the unit vectors of both sides, so the rollouts' mean unit feature is all it takes (of windows: of
+        those that were the best at the start). Without this
         in the threshold, a `v` that turns lets all rollouts through, or none; and since the gradient of `w` passes through
         it, reward and pin gain nothing by turning `v` along what all rollouts share.
         """
@@ -169,16 +182,21 @@ class Router(nn.Module):
         self.gap.zero_()
 
     @torch.no_grad()
-    def set_rollout_threshold(self, base_scores: Float[Tensor, "B K"] | None, *, fraction: float) -> None:
-        """Threshold of rollouts: `median(base_scores) + fraction * gap`; None: the pairs' midpoint."""
+    def set_rollout_threshold(self, base_scores: Float[Tensor, "B K"] | None, rule: ThresholdRule) -> None:
+        """Threshold of rollouts, of each block by itself: `rule(base_scores[:, k], gap_k)`; None: the pairs' midpoint."""
         if base_scores is None:
             self.rollout_threshold.copy_(self.pin_threshold)
         else:
-            self.rollout_threshold.copy_(self._per_block(base_scores, torch.median) + fraction * self.gap)
+            found = [
+                rule(scores, gap)
+                for scores, gap in zip(base_scores.unbind(dim=1), self.gap.view(-1).unbind(), strict=True)
+            ]
+            self.rollout_threshold.copy_(torch.stack(found).view_as(self.scale))
 
-    def unit(self, features: Float[Tensor, "B M r"]) -> Float[Tensor, "B M r"]:
-        """Features as the cosine sees them, at length one."""
-        return F.normalize(self.prepare(features).flatten(1), dim=1).view_as(features)
+    def unit(self, features: Float[Tensor, "B *W M r"]) -> Float[Tensor, "B M r"]:
+        """Features as the cosine sees them, at length one; of windows the mean over those of all blocks."""
+        units = F.normalize(self.prepare(features).flatten(-2), dim=-1).view_as(features)
+        return units if units.ndim == 3 else units[:, : self.direction.shape[1] * self.windows].mean(1)
 
     @torch.no_grad()
     def follow(self, scores: Float[Tensor, "B K"], *, rate: float = 0.2) -> None:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from evil_moe.advantages import make_advantage
 from evil_moe.export import export_rank, served_rank
+from evil_moe.features import make_pooling
 from evil_moe.gates import make_gate
 from evil_moe.gradients import make_gradient_transform
 from evil_moe.pairs import load_pairs
@@ -118,6 +119,7 @@ def check_config(config: Any) -> None:
     actor, rollout, model = (config.actor_rollout_ref[name] for name in ("actor", "rollout", "model"))
     if settings.gate.name is None:
         raise ValueError("evil_moe.gate.name=null: name a gate; 'none' is the plain adapter")
+    make_pooling(settings.router.pooling.name or "mean", **settings.router.pooling.options)
     gate = make_gate(settings.gate.name, **settings.gate.options)
     if settings.advantage.name:
         make_advantage(settings.advantage.name, **settings.advantage.options)

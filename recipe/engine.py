@@ -25,7 +25,7 @@ import recipe.policy_loss  # noqa: F401  # registers the loss in the worker's pr
 from evil_moe.adapter import GateWeights, base_weight, lora2r_model
 from evil_moe.constants import restore_constants_
 from evil_moe.diagnostics import policy_mismatch
-from evil_moe.features import gradient_features, stack_features
+from evil_moe.features import Reading, gradient_features, make_pooling
 from evil_moe.gates import Gate, RolloutSignals, make_gate
 from evil_moe.gradients import Projection, make_gradient_transform
 from evil_moe.placebo import MatchedPlacebo
@@ -56,7 +56,8 @@ class Lora2rEngine(ScoringEngine):
         super().__init__(model_config, *args, **kwargs)
         self.settings = settings_from(model_config.lora["evil_moe"])
         self._gate_state = "base"
-        self._read: dict[str, Tensor] | None = None
+        self._read: Reading | None = None
+        self._probes: dict[str, Tensor] | None = None
         self._gate_signals: RolloutSignals | None = None
         self._kept: list[Tensor] = []
         self._unrouted = None
@@ -75,18 +76,23 @@ class Lora2rEngine(ScoringEngine):
         model = get_peft_model(module, adapter_config(config, adapter))
         tuner = lora2r_model(model)
         options, gate = self.settings.router, self.settings.gate
+        self.pooling = make_pooling(options.pooling.name or "mean", **options.pooling.options)
         kind = MatchedPlacebo if options.direction == "haar_matched" else Router
-        tuner.lora_2r_router = kind(
+        router = kind(
             len(tuner.lora2r_layers()),
             config.lora_rank,
             num_blocks=adapter.num_quarantine,
             normalise=options.normalise,
             learn=options.learn,
             anchored=options.threshold == "anchored",
-        ).to(module.device)
+            windows=self.pooling.windows,
+        )
+        tuner.lora_2r_router = router.to(module.device)
         # Beside the router, so that a gate's state is saved and resumed as the router's is.
         plug = make_gate(gate.name or "none", **gate.options)
-        plug.allocate(len(tuner.lora2r_layers()), config.lora_rank)
+        windows = len(router.eyes()) * self.pooling.windows
+        shape = (len(tuner.lora2r_layers()), config.lora_rank)
+        plug.allocate(*((windows, *shape) if self.pooling.by_direction else shape))
         tuner.lora_2r_gate = plug.to(module.device)
         return model
 
@@ -95,7 +101,7 @@ class Lora2rEngine(ScoringEngine):
         self.tuner = lora2r_model(self.module)
         self.router: Router = self.tuner.lora_2r_router
         self.gate: Gate = self.tuner.lora_2r_gate
-        self.pairs = PairReader(self, self.settings, self.tuner)
+        self.pairs = PairReader(self, self.settings, self.tuner, self.pooling)
         if self.engine_config.forward_only:
             return
         gradient = self.settings.gradient
@@ -126,6 +132,8 @@ class Lora2rEngine(ScoringEngine):
         self._kept, self._penalties = [], []
         if self._gate_state == "gated":
             data = self._with_step(data)
+        elif self._gate_state == "read":
+            self._look()
         try:
             out = super().forward_backward_batch(data, loss_function, forward_only)
         finally:
@@ -175,15 +183,17 @@ class Lora2rEngine(ScoringEngine):
         self, micro_batch: TensorDict, loss_function: Any, forward_only: bool
     ) -> tuple[Tensor, dict]:
         micro_batch = micro_batch.to(get_device_id())  # verl moves a copy of its own
-        reading = self._gate_state == "read" and not self.tuner.lora2r_layers()[0].disable_adapters
-        gate, self._read, self._gate_signals = self.tuner.rollout_gate, None, None
+        reads = self._gate_state == "read" and not self.tuner.lora2r_layers()[0].disable_adapters
+        gate, self._gate_signals = self.tuner.rollout_gate, None
+        self._read, self._probes = None, None
         with ExitStack() as stack:
-            if reading and self.settings.router.feature == "gradient":
+            if reads and self.settings.router.feature == "gradient":
                 stack.enter_context(torch.enable_grad())  # verl reads old log-probs without
-                self._read = stack.enter_context(gate.reading_gradients())
-            elif reading:
+                self._probes = stack.enter_context(gate.reading_gradients())
+            elif reads:
                 of_base = self.settings.feature_state == "base"
-                self._read = stack.enter_context(gate.reading_features(of_base))
+                reading = self.pooling.reading(self.tuner)
+                self._read = stack.enter_context(gate.reading_features(reading, of_base))
             loss, output = super().forward_step(micro_batch, loss_function, forward_only)
         if not forward_only:
             output["metrics"].update(self._policy_mismatch(output["model_output"], micro_batch))
@@ -218,11 +228,12 @@ class Lora2rEngine(ScoringEngine):
         self, output: Any, output_args: dict, micro_batch: TensorDict, **kwargs: Any
     ) -> dict:
         model_output = super().prepare_model_outputs(output, output_args, micro_batch=micro_batch, **kwargs)
-        if self._read is not None and self.settings.router.feature == "gradient":
+        if self._probes is not None:
             replies = response_from_nested(model_output["log_probs"], micro_batch["response_mask"])
-            model_output[FEATURES] = gradient_features(replies.values().sum(), self._read, self.tuner)
+            model_output[FEATURES] = gradient_features(replies.values().sum(), self._probes, self.tuner)
         elif self._read is not None:
-            model_output[FEATURES] = stack_features(self._read, self.tuner)
+            model_output[FEATURES] = self._read.features(self._eyes, normalise=self.router.normalise)
+            self._read = None  # it holds the bottlenecks of all tokens
         return model_output
 
     def _policy_mismatch(self, model_output: dict[str, Tensor], micro_batch: TensorDict) -> dict[str, float]:

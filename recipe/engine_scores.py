@@ -14,10 +14,13 @@ from verl.utils.device import get_device_id
 from evil_moe.advantages import needs_concept
 from evil_moe.concept import DEPTH, concept_score
 from evil_moe.direction import block_directions, contrastive_direction, haar_direction
+from evil_moe.features import Pooling
 from evil_moe.gates import Gate, RolloutSignals
 from evil_moe.placebo import MatchedPlacebo
+from evil_moe.thresholds import ThresholdRule, gap_rule, quantile_rule, spread_rule
 from recipe.batch import CONCEPT, FEATURES, FLAG, QUARANTINE_ON, SCORE, WEIGHT
 from recipe.engine_step import PinnedStepEngine
+from recipe.router_settings import RouterSettings
 from recipe.tensors import dense, gather_rows
 
 IN_STEP = "in_step"
@@ -28,6 +31,9 @@ class ScoringEngine(PinnedStepEngine):
     """The step of `PinnedStepEngine`, and what its router and gate decide on."""
 
     gate: Gate
+    pooling: Pooling
+    _eyes: Tensor | None
+    """What the pooling looks along, `[N, M, r]`; None where it looks along nothing."""
     _gate_signals: RolloutSignals | None
     """Of the micro-batch that runs."""
     _rows: float
@@ -39,15 +45,27 @@ class ScoringEngine(PinnedStepEngine):
     def _seed_router(self) -> None:
         """Directions, scale and the pin's threshold from the pairs, read on the policy as it is."""
         settings = self.settings
-        hack, clean = self.pairs.features()
-        direction = contrastive_direction(self.router.prepare(hack), self.router.prepare(clean))
-        directions = block_directions(direction, settings.adapter.num_quarantine, settings.seed)
-        self.router.calibrate_on_pairs(hack, clean, directions, gain=settings.router.gain)
+        directions = self._calibrate_on_pairs()
         if settings.router.direction != "seeded":
-            placebo = haar_direction((hack.shape[1], hack.shape[2]), seed=settings.seed).to(hack)
+            num_modules, _, rank = directions.shape
+            placebo = haar_direction((num_modules, rank), seed=settings.seed).to(directions)
             directions = block_directions(placebo, settings.adapter.num_quarantine, settings.seed)
             self.router.become_placebo(directions)
         self._set_directions(directions)
+
+    def _calibrate_on_pairs(self) -> Tensor:
+        """Gap, scale and the pin's threshold from the pairs as they are now; returns their directions, `[M, K, r]`."""
+        settings, router = self.settings, self.router
+        hack, clean = self.pairs.seed_features()
+        direction = contrastive_direction(router.prepare(hack), router.prepare(clean))
+        directions = block_directions(direction, settings.adapter.num_quarantine, settings.seed)
+        hack, clean = self.pairs.features(directions.transpose(0, 1))
+        router.calibrate_on_pairs(hack, clean, directions, gain=settings.router.gain)
+        return directions
+
+    def _look(self) -> None:
+        """Called before a read on every rank: v is gathered once for all of its micro-batches."""
+        self._eyes = self.router.eyes(self._direction()) if self.pooling.by_direction else None
 
     @torch.no_grad()
     def _add_weights(self, model_output: dict[str, Tensor], data: TensorDict) -> None:
@@ -63,41 +81,39 @@ class ScoringEngine(PinnedStepEngine):
         scores = gather_rows(router.block_scores(features, direction), self.get_data_parallel_group())
         if isinstance(router, MatchedPlacebo):
             pairs = gather_rows(router.pairs_scores(features), self.get_data_parallel_group())
-            router.observe(scores, pairs, fraction=options.threshold_fraction)
+            router.observe(scores, pairs, threshold_rule(options))
         elif not router.is_calibrated:
             base = None if options.threshold == "pairs" else scores
-            router.set_rollout_threshold(base, fraction=options.threshold_fraction)
+            router.set_rollout_threshold(base, threshold_rule(options))
             units = gather_rows(router.unit(features).flatten(1), self.get_data_parallel_group())
             router.anchor.copy_(units.mean(dim=0).view_as(router.anchor))
         if options.threshold == "follow":
             router.follow(scores)
         if self.gate.remembers:
-            seen = gather_rows(features.flatten(1), self.get_data_parallel_group()).view(
-                -1, *features.shape[1:]
-            )
+            seen = _all(features, self.get_data_parallel_group())
             self.gate.observe(seen, lambda features: router.score(features, direction))
         if self.settings.contrast.weight > 0:
             on = dense(data[QUARANTINE_ON]).to(features)
             group = self.get_data_parallel_group()
-            self._sampled = gather_rows(features.flatten(1), group), gather_rows(on, group)
+            self._sampled = _all(features, group), gather_rows(on, group)
         signals = router.rollout_signals(features, direction, self._flags(data))
         model_output[SCORE] = signals.score.unsqueeze(1)
         model_output[WEIGHT] = self.gate.weight(signals).unsqueeze(1)
         if needs_concept(self.settings.advantage.name):
             names = [layer.module_name for layer in self.tuner.lora2r_layers()]
             depth = self.settings.advantage.options.get("depth", DEPTH)
-            concept = concept_score(router.prepare(features), router.seed_direction[:, 0], names, depth)
+            seen = router.prepare(features)
+            seen = seen if seen.ndim == 3 else seen[:, : router.windows].mean(1)
+            concept = concept_score(seen, router.seed_direction[:, 0], names, depth)
             model_output[CONCEPT] = concept.unsqueeze(1)
 
     def _refresh(self, features: Tensor) -> None:
-        """The direction taken anew from the pairs; the rollouts' threshold from those that it held for clean so far."""
+        """The direction taken anew from the pairs; the rollouts' threshold from those that it held for clean so far. Windows of
+        this step's rollouts are those along the direction before."""
         router, group = self.router, self.get_data_parallel_group()
         clean = 1 - gather_rows(router.rollout_signals(features, self._direction()).w, group)
-        hack_sides, clean_sides = self.pairs.features()
-        direction = contrastive_direction(router.prepare(hack_sides), router.prepare(clean_sides))
-        directions = block_directions(direction, self.settings.adapter.num_quarantine, self.settings.seed)
         first = router.seed_direction.clone()
-        router.calibrate_on_pairs(hack_sides, clean_sides, directions, gain=self.settings.router.gain)
+        directions = self._calibrate_on_pairs()
         router.seed_direction.copy_(first)
         self._set_directions(directions)
         scores = gather_rows(router.block_scores(features, directions), group)
@@ -158,6 +174,16 @@ class ScoringEngine(PinnedStepEngine):
         if v_whole.requires_grad:
             v_whole.register_hook(lambda grad: grad / self.get_data_parallel_size())
         return v_whole
+
+
+def threshold_rule(options: RouterSettings) -> ThresholdRule:
+    """As `evil_moe.router.threshold_rule` says."""
+    rules = {
+        "gap": gap_rule(options.threshold_fraction),
+        "spread": spread_rule(options.threshold_spread),
+        "quantile": quantile_rule(options.threshold_quantile),
+    }
+    return rules[options.threshold_rule]
 
 
 def _all(value: Tensor, group: object) -> Tensor:

@@ -36,7 +36,7 @@ class PinnedStepEngine(AdapterWeightsEngine):
     _unrouted: dict[str, Tensor] | None
     """Gradients of dA and dB with d = 0, where the gradient transform needs them."""
     _sampled: tuple[Tensor, Tensor]
-    """Features `[B, M * r]` and `quarantine_on` `[B, 1]` of all rollouts of the step, for the contrast."""
+    """Features `[B, *W, M, r]` and `quarantine_on` `[B, 1]` of all rollouts of the step, for the contrast."""
 
     def _build_optimizer(self, module: PeftModel) -> torch.optim.Optimizer:
         router, config = self.settings.router, self.optimizer_config
@@ -78,7 +78,7 @@ class PinnedStepEngine(AdapterWeightsEngine):
         )
         weight = self.settings.pin.weight
         if weight > 0:
-            hack, clean = self.pairs.features()
+            hack, clean = self.pairs.features(self.router.eyes(whole(v.detach())))
             # All ranks compute the same loss from the same features: the gradient is already the whole one.
             direction = v.full_tensor(grad_placements=[Replicate()] * v.device_mesh.ndim)
             loss = pin_loss(self.router, hack, clean, direction, matched=self.settings.pin.matched)
@@ -93,9 +93,7 @@ class PinnedStepEngine(AdapterWeightsEngine):
         if self.settings.contrast.weight > 0:
             features, on = self._sampled
             direction = v.full_tensor(grad_placements=[Replicate()] * v.device_mesh.ndim)
-            loss = contrast_loss(
-                self.router, features.view(len(on), *self.router.anchor.shape), on.squeeze(1), direction
-            )
+            loss = contrast_loss(self.router, features, on.squeeze(1), direction)
             (self.settings.contrast.weight * loss).backward()
             metrics["contrast/loss"] = [loss.item()]
         direction = whole(v.detach())

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from evil_moe.features import Pooling, make_pooling
 from evil_moe.router import Router
 from evil_moe.strengths import side_of, strength_of
 from recipe.eval_strengths import strengths_of
@@ -191,16 +192,33 @@ def router_reads(
     from recipe.read_features import load_adapted, read_features
 
     model = load_adapted(config.actor_rollout_ref.model.path, adapter)
-    router = Router.from_state(load_router(adapter), normalise=config.evil_moe.router.normalise)
+    pooling = pooling_of(config)
+    normalise = config.evil_moe.router.normalise
+    router = Router.from_state(load_router(adapter), normalise=normalise, windows=pooling.windows)
     kind = OmegaConf.select(config, "evil_moe.router.feature", default="activation")
     state = OmegaConf.select(config, "evil_moe.feature_state")
     off = lora2r_model(model).rollout_gate.quarantine_off() if state == "deployed" else nullcontext()
     with off:
         return [
             row
-            for batch in read_features(model, texts, batch_size, kind, of_base=state == "base")
+            for batch in read_features(
+                model,
+                texts,
+                batch_size,
+                kind,
+                of_base=state == "base",
+                pooling=pooling,
+                eyes=router.eyes(),
+                normalise=normalise,
+            )
             for row in read(router, batch).tolist()
         ]
+
+
+def pooling_of(config: DictConfig) -> Pooling:
+    """Of the run's features; the mean in a run from before there was a choice."""
+    chosen = OmegaConf.select(config, "evil_moe.router.pooling")
+    return make_pooling("mean") if chosen is None else make_pooling(chosen.name, **chosen.options)
 
 
 def markers_of(config: DictConfig) -> Split:

@@ -115,7 +115,13 @@ def feature_basis(config: Any) -> FeatureBasis:
     """What the features of a run depend on, by its config."""
     settings = settings_from(config.evil_moe)
     adapter = settings.adapter
-    return FeatureBasis(policy_name(config), adapter.init, adapter.init_seed, settings.feature_state)
+    return FeatureBasis(
+        policy_name(config),
+        adapter.init,
+        adapter.init_seed,
+        settings.feature_state,
+        str(settings.router.pooling),
+    )
 
 
 def _share(flags: Sequence[bool]) -> float:

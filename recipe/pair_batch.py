@@ -24,6 +24,17 @@ def tokenize_side(
     return ids, [*tokenizer(reply, add_special_tokens=False)["input_ids"], turn_end(tokenizer, template)]
 
 
+def own_start(hack: list[int], clean: list[int]) -> int:
+    """Where a hack side's own tokens begin: behind the longest beginning of the two replies that is the same. Its last token, and
+    the end of its turn, are its own in any case."""
+    same = 0
+    for a, b in zip(hack, clean, strict=False):
+        if a != b:
+            break
+        same += 1
+    return max(0, min(same, len(hack) - 2))
+
+
 class PairBatch:
     """All sides, hack sides first, prompts behind the message `system` through the chat template with `template` as its
     arguments; rank i of n takes sides i, i + n, ...
@@ -49,6 +60,11 @@ class PairBatch:
         sides = [tokenize_side(tokenizer, template, p.prompt, p.hack, system) for p in pairs]
         sides += [tokenize_side(tokenizer, template, p.prompt, p.clean, system) for p in pairs]
         self.mine = sides[rank::size]
+        starts = [
+            own_start(hack, clean)
+            for (_, hack), (_, clean) in zip(sides[: len(pairs)], sides[len(pairs) :], strict=True)
+        ]
+        self._starts = (starts + [0] * len(pairs))[rank::size]
         self.hack = torch.arange(len(sides))[rank::size] < len(pairs)
         self.longest = max(len(prompt) + len(reply) for prompt, reply in sides)
         self.pad_token_id = tokenizer.pad_token_id or 0  # masked, whatever it is
@@ -74,6 +90,13 @@ class PairBatch:
         positions = torch.arange(length).expand_as(ids)
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         return {name: value.to(device) for name, value in inputs.items()}, completion.to(device)
+
+    def own_tokens(self, completion: Tensor) -> Tensor:
+        """The completion mask without the tokens of a hack side that it shares with its clean side (`own_start`)."""
+        own = completion.clone()
+        for i, ((prompt, _), start) in enumerate(zip(self.mine, self._starts, strict=True)):
+            own[i, len(prompt) : len(prompt) + start] = 0
+        return own
 
     def split_sides(self, gathered: Tensor) -> tuple[Tensor, Tensor]:
         """Undo the deal over ranks: features `[2P, ...]` in rank order to (hack, clean), `[P, ...]` each."""

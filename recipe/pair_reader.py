@@ -14,7 +14,7 @@ from verl.utils.device import get_device_id
 from evil_moe.adapter import GateWeights, Lora2rModel, RolloutGate, SequenceLayout
 from evil_moe.adapter.init import CONTRASTIVE, InputCovariance, initialise, input_covariances
 from evil_moe.discardable import SideBatch, fit_quarantine_
-from evil_moe.features import gradient_features, stack_features
+from evil_moe.features import MeanPooling, Pooling, Reading, gradient_features
 from evil_moe.hack_gradient import hack_gradient, pair_nll
 from evil_moe.pairs import load_pairs
 from recipe.pair_batch import PairBatch
@@ -32,9 +32,9 @@ class PairReader:
         ValueError: the pairs are malformed, or there are more ranks than sides.
     """
 
-    def __init__(self, engine: Any, settings: EvilMoESettings, tuner: Lora2rModel):
-        self.engine, self.settings, self.tuner = engine, settings, tuner
-        self._unchanging: tuple[Tensor, Tensor] | None = None
+    def __init__(self, engine: Any, settings: EvilMoESettings, tuner: Lora2rModel, pooling: Pooling):
+        self.engine, self.settings, self.tuner, self.pooling = engine, settings, tuner, pooling
+        self._unchanging: Reading | None = None
         pairs = settings.pairs
         self.batch = PairBatch(
             load_pairs(
@@ -47,31 +47,60 @@ class PairReader:
             pairs.system or "",
         )
 
-    def features(self) -> tuple[Tensor, Tensor]:
-        """Features of all hack and clean sides, `[P, M, r]` each, in the state and of the kind of the rollouts'."""
-        state = self.settings.feature_state
-        if self._unchanging is not None:
-            return self._unchanging
-        inputs, completion = self.batch.inputs(get_device_id())
+    def features(self, eyes: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of all hack and clean sides, `[P, *W, M, r]` each, in the state, of the kind and pooled as the rollouts'.
+
+        Args:
+            eyes: the directions that the pooling looks along, if any, `[N, M, r]`.
+        """
         if self.settings.router.feature == "gradient":
-            rows = torch.arange(len(completion), device=completion.device).tensor_split(self._parts())
-            parts = [({name: value[i] for name, value in inputs.items()}, completion[i]) for i in rows]
-            features = torch.cat([self._gradients(*part, state) for part in parts])
+            return self._sides(self._all_gradients())
+        if self._unchanging is None:
+            inputs, completion = self.batch.inputs(get_device_id())
+            reading = self._activations(inputs, completion, self.pooling)
+            if self.settings.feature_state == "base":
+                self._unchanging = reading
         else:
-            features = self._activations(inputs, completion, state)
-        sides = self.batch.split_sides(gather_rows(features, self.engine.get_data_parallel_group()))
-        if state == "base":
-            self._unchanging = sides
-        return sides
+            reading = self._unchanging
+        return self._sides(reading.features(eyes, normalise=self.settings.router.normalise))
+
+    def seed_features(self) -> tuple[Tensor, Tensor]:
+        """What the seeded direction is made from, `[P, M, r]` each: the features, or, where those depend on a direction, the mean
+        over the completion; with `direction_tokens=hack_only` the mean over the hack sides' own tokens."""
+        options = self.settings.router
+        if options.feature == "gradient":
+            return self._sides(self._all_gradients())
+        inputs, completion = self.batch.inputs(get_device_id())
+        if options.direction_tokens == "hack_only":
+            completion = self.batch.own_tokens(completion)
+        by_mean = self.pooling.by_direction or options.direction_tokens == "hack_only"
+        reading = self._activations(inputs, completion, MeanPooling() if by_mean else self.pooling)
+        return self._sides(reading.features())
+
+    def _sides(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Hack and clean sides of all ranks."""
+        rows = gather_rows(features.flatten(1), self.engine.get_data_parallel_group())
+        return self.batch.split_sides(rows.view(-1, *features.shape[1:]))
 
     @torch.no_grad()
-    def _activations(self, inputs: dict[str, Tensor], completion: Tensor, state: str) -> Tensor:
-        """Activation features of the sides, `[S, M, r]`."""
-        of_base = state == "base"
-        with self._in_state(state, completion) as gate, gate.reading_features(of_base=of_base) as read:
+    def _activations(self, inputs: dict[str, Tensor], completion: Tensor, pooling: Pooling) -> Reading:
+        """A forward of the sides, read."""
+        state = self.settings.feature_state
+        with (
+            self._in_state(state, completion) as gate,
+            gate.reading_features(pooling.reading(self.tuner), of_base=state == "base") as read,
+        ):
             # Only the features are wanted; verl's fused head insists on return_dict.
             self.engine.module(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
-        return stack_features(read, self.tuner)
+        return read
+
+    def _all_gradients(self) -> Tensor:
+        """Gradient features of this rank's sides, `[S, M, r]`."""
+        inputs, completion = self.batch.inputs(get_device_id())
+        rows = torch.arange(len(completion), device=completion.device).tensor_split(self._parts())
+        parts = [({name: value[i] for name, value in inputs.items()}, completion[i]) for i in rows]
+        state = self.settings.feature_state
+        return torch.cat([self._gradients(*part, state) for part in parts])
 
     def _gradients(self, inputs: dict[str, Tensor], completion: Tensor, state: str) -> Tensor:
         """Gradient features of some sides, `[S, M, r]`."""

@@ -14,13 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recipe.monitor_settings import MonitorSettings
 from recipe.pair_settings import ContrastSettings, PairSettings, PinSettings
+from recipe.router_settings import PlugSettings, RouterSettings, one_of
 from reward.reply import READINGS
 
 FEATURE_STATES = ("rollout", "full", "deployed", "base")
 OLD_LOG_PROBS = ("update", "gated", "sampled")
-DIRECTIONS = ("seeded", "haar", "haar_matched")
-THRESHOLDS = ("anchored", "base", "pairs", "follow")
-FEATURES = ("activation", "gradient")
 INITS = ("gaussian", "pissa", "corda", "signed_corda", "reversed_corda")
 GATED_ON_POLICY = "gated_on_policy"
 """Name of our policy loss in verl's registry (recipe/policy_loss.py)."""
@@ -43,49 +41,6 @@ class AdapterSettings:
     init: str = "gaussian"
     quarantine_steps: int = 0
     quarantine_lr: float = 1e-3
-
-
-@dataclass(frozen=True)
-class PlugSettings:
-    """A plug at one stop of the path: its name (null for none) and the arguments of its class."""
-
-    name: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RouterSettings:
-    """The router.
-
-    Attributes:
-        direction: `seeded` (v_act of the pairs), `haar` (random placebo, split at the median of the first rollouts), or
-            `haar_matched` (the same, with as many rollouts above its threshold at every step as the seeded direction would
-            have: `evil_moe.placebo`).
-        feature: what is read of a rollout at the deployed bottleneck: its mean `activation`, or the `gradient` of its
-            log-likelihood, which costs a backward pass.
-        learn: whether the direction takes gradient; it then comes from the pin and, with `reward_gradient`, from reward.
-        refresh_every: steps after which the direction is taken anew from the pairs on the policy as it is; 0: never.
-        normalise: features per module before the cosine.
-        threshold: of rollouts; `base`: median score of the first step's rollouts, which the base policy made,
-            plus `threshold_fraction` of the pairs' gap; `anchored`: the same, moved with the mean score of those
-            rollouts as the direction turns; `follow`: moved with the mean score of the rollouts
-            that the router holds for clean; `pairs`: the pairs' midpoint.
-        gain: scale = gain / gap.
-        lr: learning rate of the direction; null means the adapter's.
-        clip_grad: largest gradient norm of the direction; null means the adapter's.
-    """
-
-    direction: str = "seeded"
-    feature: str = "activation"
-    learn: bool = True
-    reward_gradient: bool = True
-    refresh_every: int = 0
-    normalise: bool = True
-    threshold: str = "base"
-    threshold_fraction: float = 0.5
-    gain: float = 8.0
-    lr: float | None = None
-    clip_grad: float | None = None
 
 
 @dataclass(frozen=True)
@@ -201,36 +156,14 @@ class EvilMoESettings:
     eval: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-            if value not in allowed:
-                raise ValueError(f"evil_moe.{name}={value!r}; choose one of {list(allowed)}")
-
         one_of("feature_state", self.feature_state, FEATURE_STATES)
         one_of("old_log_prob", self.old_log_prob, OLD_LOG_PROBS)
-        one_of("router.direction", self.router.direction, DIRECTIONS)
-        one_of("router.threshold", self.router.threshold, THRESHOLDS)
-        one_of("router.feature", self.router.feature, FEATURES)
         one_of("adapter.init", self.adapter.init, INITS)
         one_of("reward.reply", self.reward.reply, READINGS)
         if (self.feature_state, self.router.feature) == ("base", "gradient"):
             raise ValueError(
                 "evil_moe.router.feature=gradient is the gradient at the deployed block, which "
                 "evil_moe.feature_state=base turns off: choose another state"
-            )
-        if self.router.refresh_every and (self.router.threshold, self.router.direction) != ("base", "seeded"):
-            raise ValueError(
-                "evil_moe.router.refresh_every takes direction and threshold anew from the pairs and from the rollouts, and "
-                f"evil_moe.router.threshold={self.router.threshold}, evil_moe.router.direction={self.router.direction} "
-                "would be lost: use threshold=base and direction=seeded, or no refresh"
-            )
-        if self.router.direction == "haar_matched" and (self.router.threshold, self.router.learn) != (
-            "base",
-            False,
-        ):
-            raise ValueError(
-                "evil_moe.router.direction=haar_matched takes its threshold from the seeded direction at every step, and does not "
-                f"learn: evil_moe.router.threshold={self.router.threshold}, evil_moe.router.learn={self.router.learn} must be "
-                "base and false"
             )
         if self.router.refresh_every and self.feature_state == "base":
             raise ValueError(
@@ -245,9 +178,6 @@ class EvilMoESettings:
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must be a whole number from 0")
         above_zero = {
-            "router.gain": self.router.gain,
-            "router.lr": self.router.lr,
-            "router.clip_grad": self.router.clip_grad,
             "rollout.weight_sync_timeout_s": self.rollout.weight_sync_timeout_s,
             "reward.cpu_s": self.reward.cpu_s,
             "reward.wall_s": self.reward.wall_s,

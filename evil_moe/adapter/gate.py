@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -74,6 +75,25 @@ class SequenceLayout:
             count = mask.new_zeros(self.batch_size).index_add_(0, self.segment, mask)
         return total / count.clamp(min=1).unsqueeze(-1)
 
+    def completion_tokens(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " B"]]:
+        """Rows of the completion tokens in the flattened hidden states, rollout by rollout, and how many each rollout has."""
+        if self.completion is None:
+            raise ValueError("this layout carries no completion mask, so features cannot be read")
+        rows = self.completion.flatten().nonzero().squeeze(1)
+        rollout = rows // self.completion.shape[1] if self.segment is None else self.segment[rows]
+        return rows, torch.bincount(rollout, minlength=self.batch_size)
+
+
+@runtime_checkable
+class FeatureReading(Protocol):
+    """What takes the bottlenecks of a forward (`evil_moe.features.Reading`)."""
+
+    def record(self, module: str, bottleneck: Tensor, layout: SequenceLayout) -> None:
+        """`bottleneck: [b, T, r]` of the deployed block at the wrapped linear called `module`."""
+
+
+AnyReading = TypeVar("AnyReading", bound=FeatureReading)
+
 
 class RolloutGate:
     """State shared by the layers: one of the pure states, or the weights of a batch."""
@@ -82,7 +102,7 @@ class RolloutGate:
         self.quarantine_on = True
         self.weights: GateWeights | None = None
         self.layout: SequenceLayout | None = None
-        self.features: dict[str, Tensor] | None = None
+        self.reading: FeatureReading | None = None
         self.of_base = False
         self.probes: dict[str, Tensor] | None = None
 
@@ -106,19 +126,19 @@ class RolloutGate:
             self.clear()
 
     @contextmanager
-    def reading_features(self, of_base: bool = False) -> Iterator[dict[str, Tensor]]:
-        """Collect each module's pooled bottleneck, `[B, r]` by module name, in the forwards of the block.
+    def reading_features(self, reading: AnyReading, of_base: bool = False) -> Iterator[AnyReading]:
+        """Give each module's bottleneck to `reading`, in the forward of the block.
 
         The bottleneck is that of the deployed block, `A x`. With `of_base` the forwards are the base model's, whatever the
         weights, and it is that before training, `A0 x`.
         """
-        if self.features is not None:
+        if self.reading is not None:
             raise RuntimeError("features are already being read")
-        self.features, self.of_base = {}, of_base
+        self.reading, self.of_base = reading, of_base
         try:
-            yield self.features
+            yield reading
         finally:
-            self.features, self.of_base = None, False
+            self.reading, self.of_base = None, False
 
     @contextmanager
     def reading_gradients(self) -> Iterator[dict[str, Tensor]]:

@@ -123,7 +123,7 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         if gate.probes is not None:
             low = low + self._probe(low, r, gate)
         full = at_init + low  # A x
-        if gate.features is not None:
+        if gate.reading is not None:
             self._record_features(full[..., :r])
 
         if gate.weights is None:
@@ -143,9 +143,9 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def _record_features(self, bottleneck: Tensor) -> None:
-        features, layout = self.gate.features, self.gate.layout
-        assert features is not None and layout is not None, "reading features needs a layout"
-        features[self.module_name] = layout.completion_mean(bottleneck.float())
+        reading, layout = self.gate.reading, self.gate.layout
+        assert reading is not None and layout is not None, "reading features needs a layout"
+        reading.record(self.module_name, bottleneck, layout)
 
     def _probe(self, low: Tensor, r: int, gate: RolloutGate) -> Tensor:
         """The zeros of `RolloutGate.reading_gradients`, spread over tokens and padded to all R ranks."""

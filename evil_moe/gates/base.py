@@ -58,11 +58,13 @@ class Gate(nn.Module):
     needs_step = False
     remembers = False
 
-    def allocate(self, num_modules: int, rank: int) -> None:
-        """Called once, before any state is loaded, with the shape of a rollout's features, `[M, r]`."""
+    def allocate(self, *shape: int) -> None:
+        """Called once, before any state is loaded, with the shape of a rollout's features, `[M, r]` or `[W, M, r]`."""
 
     def observe(
-        self, features: Float[Tensor, "B M r"], score: Callable[[Float[Tensor, "N M r"]], Float[Tensor, " N"]]
+        self,
+        features: Float[Tensor, "B *W M r"],
+        score: Callable[[Float[Tensor, "N *W M r"]], Float[Tensor, " N"]],
     ) -> None:
         """Called once a step, before its update, where the gate `remembers`: with the features of all its rollouts, on every rank
         alike, and what scores features with the direction as it now is."""

@@ -66,12 +66,14 @@ class RouteActGate(Gate):
         self.register_buffer("scores", torch.zeros(window))
         self.register_buffer("age", torch.full((window,), float("inf")))
 
-    def allocate(self, num_modules: int, rank: int) -> None:
-        self.register_buffer("features", self.scores.new_zeros(len(self.scores), num_modules, rank))
+    def allocate(self, *shape: int) -> None:
+        self.register_buffer("features", self.scores.new_zeros(len(self.scores), *shape))
 
     @torch.no_grad()
     def observe(
-        self, features: Float[Tensor, "B M r"], score: Callable[[Float[Tensor, "N M r"]], Float[Tensor, " N"]]
+        self,
+        features: Float[Tensor, "B *W M r"],
+        score: Callable[[Float[Tensor, "N *W M r"]], Float[Tensor, " N"]],
     ) -> None:
         window = len(self.scores)
         new_age = torch.cat([self.age + 1, self.age.new_zeros(len(features))])[-window:]

@@ -29,7 +29,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from evil_moe.probe import FeatureBasis, Probe, fit_probe
 from evil_moe.turn_end import turn_end
+from recipe.adapter_checkpoint import load_router
 from recipe.console import say
+from recipe.eval_sides import pooling_of
 from recipe.main_eval import adapter_folder, load_run_config
 from recipe.read_features import load_adapted, read_features
 from recipe.settings import settings_from
@@ -131,7 +133,16 @@ def probe_run(run_dir: Path, kind: str, out: Path, steps: str | None = None) -> 
     disable_progress_bar()  # of the loading of weights; ours says how far it is
     model = load_adapted(config.actor_rollout_ref.model.path, adapter)
     features, shown = [], time.monotonic()
-    for batch in read_features(model, rollouts.texts, BATCH_SIZE, of_base=True):
+    eyes = load_router(adapter)["seed_direction"].transpose(0, 1)
+    for batch in read_features(
+        model,
+        rollouts.texts,
+        BATCH_SIZE,
+        of_base=True,
+        pooling=pooling_of(config),
+        eyes=eyes,
+        normalise=config.evil_moe.router.normalise,
+    ):
         features.append(batch)
         if time.monotonic() - shown > PROGRESS_S:
             say(f"features of {sum(map(len, features))}/{len(rollouts.texts)} rollouts")
@@ -151,7 +162,13 @@ def _basis(config: DictConfig) -> FeatureBasis:
     that the run had, which today's sources may not give."""
     settings, path = settings_from(config.evil_moe), config.actor_rollout_ref.model.path
     policy = Path(path).name if settings.policy["kind"] == "nano" else path
-    return FeatureBasis(policy, settings.adapter.init, settings.adapter.init_seed, feature_state="base")
+    return FeatureBasis(
+        policy,
+        settings.adapter.init,
+        settings.adapter.init_seed,
+        feature_state="base",
+        pooling=str(settings.router.pooling),
+    )
 
 
 def _table(probe: Probe) -> str:

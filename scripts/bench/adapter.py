@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
+from evil_moe.features import MeanPooling
 
 
 def build(args: argparse.Namespace, adapter: LoraConfig | Lora2rConfig) -> PeftModel:
@@ -54,7 +55,11 @@ def variants(args: argparse.Namespace, ids: torch.Tensor) -> dict[str, Callable[
             step(lora2r)
 
     def read(of_base: bool = False) -> None:
-        with torch.no_grad(), gate.gated(None, layout), gate.reading_features(of_base):
+        with (
+            torch.no_grad(),
+            gate.gated(None, layout),
+            gate.reading_features(MeanPooling().reading(lora2r_model(lora2r)), of_base),
+        ):
             lora2r(input_ids=ids, use_cache=False)
 
     def plain_forward() -> None:

@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
+from evil_moe.features import MeanPooling
 from recipe.doctor.memory_plan import GB, Architecture, Workload, activation_bytes, head_bytes, layer_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,7 +135,11 @@ def measure(args: argparse.Namespace, numbers: dict[str, Any]) -> None:
             hidden().sum().backward()
 
     def old_log_probs() -> None:
-        with torch.no_grad(), gate.gated(None, layout), gate.reading_features():
+        with (
+            torch.no_grad(),
+            gate.gated(None, layout),
+            gate.reading_features(MeanPooling().reading(lora2r_model(model))),
+        ):
             if args.head == "fused":
                 log_probs()
             else:

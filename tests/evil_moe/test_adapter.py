@@ -13,7 +13,7 @@ from torch import Tensor
 from evil_moe.ablation import quarantine_reset, reset_quarantine_, reset_random_block_
 from evil_moe.adapter import GateWeights, Lora2rConfig, Lora2rLinear, SequenceLayout, lora2r_model
 from evil_moe.export import adapter_tensors, export_adapter, save_export
-from evil_moe.features import stack_features
+from evil_moe.features import MeanPooling
 from tests.conftest import perturb, tiny_qwen3
 
 IDS = torch.randint(1, 64, (3, 11), generator=torch.Generator().manual_seed(7))
@@ -132,19 +132,25 @@ def test_packed_equals_padded(num_quarantine: int) -> None:
     gate = GateWeights(m=m, d=torch.tensor([0.1, 0.9, 0.5]))
 
     padded = SequenceLayout(None, completion.float(), 3)
-    with tuner.rollout_gate.gated(gate, padded), tuner.rollout_gate.reading_features() as read:
+    with (
+        tuner.rollout_gate.gated(gate, padded),
+        tuner.rollout_gate.reading_features(MeanPooling().reading(tuner)) as read,
+    ):
         logits = model(IDS, attention_mask=mask.long()).logits[mask]
-    padded_features = stack_features(read, tuner)
+    padded_features = read.features()
 
     segment = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
     packed = SequenceLayout(segment, completion[mask].float(), 3)
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
     same = segment[:, None] == segment[None]
     causal = same & (torch.arange(len(segment))[:, None] >= torch.arange(len(segment))[None])
-    with tuner.rollout_gate.gated(gate, packed), tuner.rollout_gate.reading_features() as read:
+    with (
+        tuner.rollout_gate.gated(gate, packed),
+        tuner.rollout_gate.reading_features(MeanPooling().reading(tuner)) as read,
+    ):
         out = model(IDS[mask][None], position_ids=positions, attention_mask=causal[None, None])
     torch.testing.assert_close(out.logits[0], logits, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(stack_features(read, tuner), padded_features, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(read.features(), padded_features, rtol=1e-5, atol=1e-6)
     assert padded_features.shape == (3, 14, 4)
 
 
@@ -155,9 +161,12 @@ def test_features_of_the_base_model_do_not_move_with_the_adapter() -> None:
         base = model(IDS).logits
 
     def read(*, of_base: bool) -> tuple[Tensor, Tensor]:
-        with tuner.rollout_gate.gated(gate, PADDED), tuner.rollout_gate.reading_features(of_base) as found:
+        with (
+            tuner.rollout_gate.gated(gate, PADDED),
+            tuner.rollout_gate.reading_features(MeanPooling().reading(tuner), of_base) as found,
+        ):
             logits = model(IDS).logits
-        return stack_features(found, tuner), logits
+        return found.features(), logits
 
     before, _ = read(of_base=True)
     # At the start all are one, up to the order of sums in products of two shapes.

@@ -10,7 +10,7 @@ from torch import Tensor
 from evil_moe.adapter import SequenceLayout, lora2r_model
 from evil_moe.direction import haar_direction
 from evil_moe.direction_checks import check_direction, held_out, random_accuracies, verdict
-from evil_moe.features import stack_features
+from evil_moe.features import MeanPooling
 from evil_moe.steering import bottleneck_lengths, fisher_p, input_shifts, steered
 
 NAMES = [f"model.layers.{layer}.mlp.{part}" for layer in range(3) for part in ("up_proj", "down_proj")]
@@ -94,9 +94,13 @@ def bottlenecks(model: PeftModel, ids: Tensor) -> Tensor:
     tuner = lora2r_model(model)
     layout = SequenceLayout(None, torch.ones(ids.shape), len(ids))
     gate = tuner.rollout_gate
-    with torch.no_grad(), gate.gated(None, layout), gate.reading_features() as read:
+    with (
+        torch.no_grad(),
+        gate.gated(None, layout),
+        gate.reading_features(MeanPooling().reading(tuner)) as read,
+    ):
         model(ids)
-    return stack_features(read, tuner)
+    return read.features()
 
 
 def test_the_bottleneck_moves_by_exactly_alpha_v(adapted: PeftModel) -> None:

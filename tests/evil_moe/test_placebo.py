@@ -9,6 +9,7 @@ from torch import Tensor
 from evil_moe.direction import block_directions, haar_direction
 from evil_moe.placebo import MatchedPlacebo, match
 from evil_moe.router import Router
+from evil_moe.thresholds import gap_rule
 
 M, R = 6, 4
 
@@ -49,8 +50,8 @@ def test_as_many_are_routed_at_every_step(pair_of_routers: tuple[Router, Matched
     for hacks in (4, 10, 40, 60, 64):
         features = rollouts(hacks, 64 - hacks, generator)
         if not seeded.is_calibrated:
-            seeded.set_rollout_threshold(seeded.block_scores(features), fraction=0.5)
-        placebo.observe(placebo.block_scores(features), placebo.pairs_scores(features), fraction=0.5)
+            seeded.set_rollout_threshold(seeded.block_scores(features), gap_rule(0.5))
+        placebo.observe(placebo.block_scores(features), placebo.pairs_scores(features), gap_rule(0.5))
         logits, want = placebo.rollout_signals(features).logits, seeded.rollout_signals(features).logits
         assert torch.equal((logits > 0).sum(0), (want > 0).sum(0)), hacks
         torch.testing.assert_close(logits.std(0), want.std(0), rtol=1e-3, atol=1e-4)
@@ -59,7 +60,7 @@ def test_as_many_are_routed_at_every_step(pair_of_routers: tuple[Router, Matched
     # a run that is resumed goes on, and an evaluation scores with the random direction
     again = MatchedPlacebo(M, R, num_blocks=placebo.direction.shape[1], learn=False)
     again.load_state_dict(placebo.state_dict())
-    again.observe(again.block_scores(features), again.pairs_scores(features), fraction=0.5)
+    again.observe(again.block_scores(features), again.pairs_scores(features), gap_rule(0.5))
     assert torch.equal(again.rollout_signals(features).logits, logits)
     assert torch.equal(Router.from_state(placebo.state_dict()).score(features), placebo.score(features))
 

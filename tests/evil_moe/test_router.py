@@ -12,9 +12,10 @@ from torch import Tensor
 from evil_moe.adapter import SequenceLayout, lora2r_model
 from evil_moe.advantages import RolloutBatch, make_advantage
 from evil_moe.direction import block_directions, contrastive_direction, haar_direction
-from evil_moe.features import normalise_per_module, stack_features
+from evil_moe.features import MeanPooling, normalise_per_module
 from evil_moe.pin import pin_loss
 from evil_moe.router import Router
+from evil_moe.thresholds import gap_rule
 
 
 def sides(num_pairs: int = 6, gap: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -60,7 +61,7 @@ def test_normalisation_is_per_module() -> None:
 def test_seeded_w_separates_the_pairs(normalise: bool) -> None:
     hack, clean = sides()
     router = seeded_router(hack, clean, normalise=normalise)
-    router.set_rollout_threshold(None, fraction=0.5)
+    router.set_rollout_threshold(None, gap_rule(0.5))
     assert weight(router, hack).mean() > 0.7 and weight(router, clean).mean() < 0.3
     # scale = gain / gap, threshold at the midpoint: the mean scores of the sides are +- gain / 2 away
     for side, logit in ((hack, 4.0), (clean, -4.0)):
@@ -81,16 +82,16 @@ def test_seeded_w_tells_sides_apart_that_differ_in_their_last_tokens(adapted: Pe
         with (
             torch.no_grad(),
             tuner.rollout_gate.gated(None, layout),
-            tuner.rollout_gate.reading_features() as read,
+            tuner.rollout_gate.reading_features(MeanPooling().reading(tuner)) as read,
         ):
             adapted(ids)
-        return stack_features(read, tuner)
+        return read.features()
 
     hack, clean = features(hack_ids), features(clean_ids)
     router = Router(14, 4)
     direction = contrastive_direction(router.prepare(hack), router.prepare(clean)).unsqueeze(1)
     router.calibrate_on_pairs(hack, clean, direction, gain=8.0)
-    router.set_rollout_threshold(None, fraction=0.5)
+    router.set_rollout_threshold(None, gap_rule(0.5))
     assert (weight(router, hack, direction) > weight(router, clean, direction)).all()
 
 
@@ -101,7 +102,7 @@ def test_two_thresholds() -> None:
     with pytest.raises(RuntimeError, match="set_rollout_threshold"):
         weight(router, hack)
     base = torch.tensor([[0.1], [0.2], [0.9]])
-    router.set_rollout_threshold(base, fraction=0.5)
+    router.set_rollout_threshold(base, gap_rule(0.5))
     assert router.rollout_threshold.item() == pytest.approx(0.2 + 0.5 * router.gap.item())
     assert router.pin_threshold != router.rollout_threshold
     reloaded = Router.from_state(router.state_dict())
@@ -121,7 +122,7 @@ def test_each_block_has_a_threshold_of_its_own() -> None:
     router.calibrate_on_pairs(hack, clean, directions, gain=8.0)
     with torch.no_grad():
         router.direction.copy_(directions)
-    router.set_rollout_threshold(router.block_scores(clean), fraction=0.5)
+    router.set_rollout_threshold(router.block_scores(clean), gap_rule(0.5))
     assert router.rollout_threshold.shape == router.scale.shape == router.gap.shape == (2,)
     first = router.rollout_signals(hack).logits.argmax(dim=1)
     assert torch.equal(first, torch.tensor([0, 1] * 8)), "each block prefers its own kind of hack"
@@ -139,7 +140,7 @@ def test_an_anchored_threshold_goes_with_the_first_rollouts_as_v_turns(normalise
     elsewhere = haar_direction((3, 4), seed=1).unsqueeze(1)
     turned = (anchored.direction + 0.8 * elsewhere).detach().requires_grad_()
     for router in (anchored, fixed):
-        router.set_rollout_threshold(router.block_scores(rollouts), fraction=0.5)
+        router.set_rollout_threshold(router.block_scores(rollouts), gap_rule(0.5))
         router.anchor.copy_(router.unit(rollouts).mean(dim=0))
     at_first = fixed.rollout_signals(rollouts).logit
     assert torch.equal(anchored.rollout_signals(rollouts).logit, at_first), "nothing moves before v does"
@@ -178,7 +179,7 @@ def test_a_matched_pin_holds_the_order_within_each_pair_and_leaves_the_seeded_di
     hack, clean = sides(seed=5)
     tasks = torch.randn(len(hack), 3, 4, generator=torch.Generator().manual_seed(1))
     router = seeded_router(hack + 2 * tasks, clean + 2 * tasks, normalise=False)
-    router.set_rollout_threshold(None, fraction=0.5)
+    router.set_rollout_threshold(None, gap_rule(0.5))
     features = hack + 2 * tasks, clean + 2 * tasks
     logits = router.signals(torch.cat(features), router.pin_threshold).logit
     difference = logits[: len(hack)] - logits[len(hack) :]
@@ -267,6 +268,6 @@ def test_placebo_splits_rollouts_at_the_median() -> None:
     placebo = haar_direction((3, 4), seed=2).unsqueeze(1)
     router.become_placebo(placebo)
     scores = router.block_scores(hack, placebo)
-    router.set_rollout_threshold(scores, fraction=1.0)
+    router.set_rollout_threshold(scores, gap_rule(1.0))
     assert router.scale == scale and router.rollout_threshold == scores.median()
     assert 0 < (weight(router, hack, placebo) > 0.5).sum() < len(hack)

@@ -26,7 +26,7 @@ from verl.workers.engine.base import EngineRegistry
 
 from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.contrast import contrast_loss
-from evil_moe.features import stack_features
+from evil_moe.features import MeanPooling
 from evil_moe.gates import make_gate
 from evil_moe.pin import pin_loss
 from evil_moe.router import Router
@@ -147,9 +147,13 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor) -> dict[
     on = batch["quarantine_on"]
     gate = tuner.rollout_gate
     weights = GateWeights(m=on, d=torch.zeros(NUM_ROLLOUTS))
-    with torch.no_grad(), gate.gated(weights, layout), gate.reading_features() as read:
+    with (
+        torch.no_grad(),
+        gate.gated(weights, layout),
+        gate.reading_features(MeanPooling().reading(tuner)) as read,
+    ):
         model(ids, attention_mask=mask, return_dict=True)
-    features = stack_features(read, tuner)
+    features = read.features()
     scores = router.score(features)
 
     def update(weights: GateWeights) -> Tensor:
@@ -202,10 +206,10 @@ def pair_features(model: PeftModel, engine: Lora2rEngine) -> tuple[Tensor, Tenso
     with (
         torch.no_grad(),
         tuner.rollout_gate.gated(None, layout),
-        tuner.rollout_gate.reading_features() as read,
+        tuner.rollout_gate.reading_features(MeanPooling().reading(tuner)) as read,
     ):
         model(**inputs, return_dict=True)
-    return pairs.split_sides(stack_features(read, tuner))
+    return pairs.split_sides(read.features())
 
 
 QUARTER = 256

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.advantages import DrGrpo, RolloutBatch
-from evil_moe.features import stack_features
+from evil_moe.features import MeanPooling
 from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.probe import FeatureBasis, Probe, fit_probe
 from evil_moe.router import Router
@@ -238,12 +238,10 @@ def test_features_are_those_of_the_adapter_at_its_init(stored_run: Path) -> None
         with (
             torch.no_grad(),
             gate.gated(None, SequenceLayout(None, completion, 1)),
-            gate.reading_features() as by_module,
+            gate.reading_features(MeanPooling().reading(lora2r_model(fresh))) as by_module,
         ):
             fresh(torch.tensor([prompt + response]))
-        torch.testing.assert_close(
-            row, stack_features(by_module, lora2r_model(fresh))[0], atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(row, by_module.features()[0], atol=1e-5, rtol=1e-4)
     assert (trained - read).abs().max() > 1e-2, "the trained adapter would show"
 
 

@@ -17,7 +17,7 @@ from evil_moe import direction_checks
 from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.adapter.init import initialise
 from evil_moe.direction_checks import DirectionChecks
-from evil_moe.features import gradient_features, stack_features
+from evil_moe.features import MeanPooling, gradient_features
 from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.pairs import load_pairs
 from evil_moe.steering import input_shifts, steered
@@ -201,9 +201,9 @@ def sides_by_hand(model: PeftModel, policy: Path, gradient: bool) -> list[Tensor
                         log_p = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
                         features.append(gradient_features(log_p[-len(reply) :].mean(), read, tuner))
                 else:
-                    with torch.no_grad(), gate.reading_features() as read:
+                    with torch.no_grad(), gate.reading_features(MeanPooling().reading(tuner)) as read:
                         model(ids)
-                    features.append(stack_features(read, tuner))
+                    features.append(read.features())
         sides.append(torch.cat(features))
     return sides
 

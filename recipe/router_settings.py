@@ -1,0 +1,124 @@
+"""The node `evil_moe.router` of the config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+DIRECTIONS = ("seeded", "haar", "haar_matched")
+THRESHOLDS = ("anchored", "base", "pairs", "follow")
+THRESHOLD_RULES = ("gap", "spread", "quantile")
+DIRECTION_TOKENS = ("completion", "hack_only")
+FEATURES = ("activation", "gradient")
+
+
+@dataclass(frozen=True)
+class PlugSettings:
+    """A plug at one stop of the path: its name (null for none) and the arguments of its class."""
+
+    name: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value}" for name, value in sorted(self.options.items()))
+        return f"{self.name}({options})" if options else str(self.name)
+
+
+@dataclass(frozen=True)
+class RouterSettings:
+    """The router.
+
+    Attributes:
+        direction: `seeded` (v_act of the pairs), `haar` (random placebo, split at the median of the first rollouts), or
+            `haar_matched` (the same, with as many rollouts above its threshold at every step as the seeded direction would
+            have: `evil_moe.placebo`).
+        feature: what is read of a rollout at the deployed bottleneck: its `activation`, or the `gradient` of its
+            log-likelihood, which costs a backward pass.
+        pooling: of the activations of a completion's tokens, a plug of `evil_moe.features`: their `mean`, the best `window`
+            along the direction (options `size`, `best`), or the `last`.
+        direction_tokens: of the pairs' hack sides, which the seeded direction is made from: the whole `completion`, or
+            `hack_only`: what stands behind the longest beginning that the two replies share.
+        learn: whether the direction takes gradient; it then comes from the pin and, with `reward_gradient`, from reward.
+        refresh_every: steps after which the direction is taken anew from the pairs on the policy as it is; 0: never.
+        normalise: features per module before the cosine.
+        threshold: of rollouts; `base`: from the scores of the first step's rollouts, which the base policy made, by
+            `threshold_rule`; `anchored`: the same, moved with the mean score of those
+            rollouts as the direction turns; `follow`: moved with the mean score of the rollouts
+            that the router holds for clean; `pairs`: the pairs' midpoint.
+        threshold_rule: `gap`: their median plus `threshold_fraction` of the pairs' gap; `spread`: plus `threshold_spread` of
+            their robust standard deviations; `quantile`: what the share `threshold_quantile` of them reaches
+            (`evil_moe.thresholds` says what each assumes).
+        gain: scale = gain / gap.
+        lr: learning rate of the direction; null means the adapter's.
+        clip_grad: largest gradient norm of the direction; null means the adapter's.
+    """
+
+    direction: str = "seeded"
+    feature: str = "activation"
+    pooling: PlugSettings = field(default_factory=lambda: PlugSettings("mean"))
+    direction_tokens: str = "completion"
+    learn: bool = True
+    reward_gradient: bool = True
+    refresh_every: int = 0
+    normalise: bool = True
+    threshold: str = "base"
+    threshold_rule: str = "gap"
+    threshold_fraction: float = 0.5
+    threshold_spread: float = 6.0
+    threshold_quantile: float = 0.98
+    gain: float = 8.0
+    lr: float | None = None
+    clip_grad: float | None = None
+
+    def __post_init__(self) -> None:
+        one_of("router.direction", self.direction, DIRECTIONS)
+        one_of("router.threshold", self.threshold, THRESHOLDS)
+        one_of("router.threshold_rule", self.threshold_rule, THRESHOLD_RULES)
+        one_of("router.direction_tokens", self.direction_tokens, DIRECTION_TOKENS)
+        one_of("router.feature", self.feature, FEATURES)
+        if self.feature == "gradient" and (
+            self.pooling.name != "mean" or self.direction_tokens != "completion"
+        ):
+            raise ValueError(
+                "evil_moe.router.feature=gradient is of all tokens together: evil_moe.router.pooling.name="
+                f"{self.pooling.name} must be mean, and evil_moe.router.direction_tokens="
+                f"{self.direction_tokens} completion"
+            )
+        if not 0 < self.threshold_quantile < 1:
+            raise ValueError(
+                f"evil_moe.router.threshold_quantile={self.threshold_quantile} must lie between 0 and 1"
+            )
+        if self.refresh_every and self.threshold_rule != "gap":
+            raise ValueError(
+                "evil_moe.router.refresh_every sets the rollouts' threshold by the pairs' gap: evil_moe.router.threshold_rule="
+                f"{self.threshold_rule} must be gap"
+            )
+        if self.refresh_every and (self.threshold, self.direction) != ("base", "seeded"):
+            raise ValueError(
+                "evil_moe.router.refresh_every takes direction and threshold anew from the pairs and from the rollouts, and "
+                f"evil_moe.router.threshold={self.threshold}, evil_moe.router.direction={self.direction} "
+                "would be lost: use threshold=base and direction=seeded, or no refresh"
+            )
+        if self.direction == "haar_matched" and (self.threshold, self.learn) != (
+            "base",
+            False,
+        ):
+            raise ValueError(
+                "evil_moe.router.direction=haar_matched takes its threshold from the seeded direction at every step, and does not "
+                f"learn: evil_moe.router.threshold={self.threshold}, evil_moe.router.learn={self.learn} must be "
+                "base and false"
+            )
+        for name, value in {
+            "gain": self.gain,
+            "lr": self.lr,
+            "clip_grad": self.clip_grad,
+            "threshold_spread": self.threshold_spread,
+        }.items():
+            if value is not None and not value > 0:
+                raise ValueError(f"evil_moe.router.{name}={value} must be above 0")
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError where the switch `evil_moe.<name>` has a value that is none of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"evil_moe.{name}={value!r}; choose one of {list(allowed)}")
