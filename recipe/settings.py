@@ -6,7 +6,7 @@ policy, data and evaluation, which the method does not read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -227,14 +227,18 @@ def settings_from(node: Any) -> EvilMoESettings:
     try:
         plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
         defaults = OmegaConf.structured(EvilMoESettings)
-        for part in (defaults, *(defaults[f.name] for f in fields(EvilMoESettings))):
-            if isinstance(
-                part, DictConfig
-            ):  # frozen dataclasses make read-only nodes, which cannot be merged into
-                OmegaConf.set_readonly(part, False)
+        _unlock(defaults)
         merged = OmegaConf.merge(defaults, plain)
         settings = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(f"evil_moe.{error.full_key or ''}: {str(error).splitlines()[0]}") from error
     assert isinstance(settings, EvilMoESettings)
     return settings
+
+
+def _unlock(node: DictConfig) -> None:
+    """Frozen dataclasses make read-only nodes, at every depth, which cannot be merged into."""
+    OmegaConf.set_readonly(node, False)
+    for name in node:
+        if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+            _unlock(node[name])

@@ -57,7 +57,7 @@ def adapter_blocks(engine: Any) -> dict[str, Tensor]:
 @torch.no_grad()
 def of_the_pairs(engine: Any) -> Tensor:
     """The direction that the pairs give on the policy as it is, `[M, K, r]`."""
-    hack, clean = engine.pairs.features()
+    hack, clean = engine.pairs.seed_features()
     direction = contrastive_direction(engine.router.prepare(hack), engine.router.prepare(clean))
     settings = engine.settings
     return block_directions(direction, settings.adapter.num_quarantine, settings.seed)

@@ -26,7 +26,7 @@ from verl.workers.engine.base import EngineRegistry
 
 from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.contrast import contrast_loss
-from evil_moe.features import MeanPooling
+from evil_moe.features import Reading
 from evil_moe.gates import make_gate
 from evil_moe.pin import pin_loss
 from evil_moe.router import Router
@@ -41,6 +41,14 @@ NUM_ROLLOUTS, PROMPT, REPLY, MICRO = 8, 5, 4, 2
 CONTRAST = 0.5
 
 
+WINDOW = 2
+POOLINGS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "window": {
+        "pooling": {"name": "window", "options": {"size": WINDOW, "best": 2}},
+        "direction_tokens": "hack_only",
+    },
+}
 FORMS = ("plain", "fused", "gpu")
 """`fused` takes verl's fused head, as the nano presets do; `gpu` that head, packed sequences, micro-batches by tokens and
 gradient checkpointing, as the GPU presets do."""
@@ -131,12 +139,42 @@ def build_engine(
     return engine
 
 
-def reference(model_path: str, engine: Lora2rEngine, direction: Tensor) -> dict[str, Tensor]:
+class Whole(Reading):
+    """Keeps everything, for windows by hand."""
+
+    def __init__(self, tuner: Any):
+        super().__init__(tuner)
+        self.by_module: dict[str, Tensor] = {}
+
+    def record(self, module: str, bottleneck: Tensor, layout: SequenceLayout) -> None:
+        self.by_module[module] = bottleneck
+
+    def features(self, eyes: Tensor | None = None, *, normalise: bool = True) -> Tensor:
+        return torch.stack([self.by_module[name] for name in self.names], dim=2)  # [B, T, M, r]
+
+
+def pooled(tokens: Tensor, completion: Tensor, pooling: str, v: Tensor) -> Tensor:
+    """`[B, M, r]` of means, or `[B, 2, M, r]` of the two best windows along `v: [M, r]`, one rollout after the other."""
+    rows = [row[mask > 0] for row, mask in zip(tokens, completion, strict=True)]
+    if pooling == "mean":
+        return torch.stack([row.mean(0) for row in rows])
+    found = []
+    for row in rows:
+        windows = [row[i : i + WINDOW].mean(0) for i in range(max(1, len(row) - WINDOW + 1))]
+        score = lambda f: torch.cosine_similarity((f / f.norm(dim=1, keepdim=True)).flatten(), v.flatten(), 0)  # noqa: E731
+        best = sorted(windows, key=score, reverse=True)[:2]
+        found.append(torch.stack([*best, best[0]][:2]))
+    return torch.stack(found)
+
+
+def reference(model_path: str, engine: Lora2rEngine, direction: Tensor, pooling: str) -> dict[str, Tensor]:
     """The same step in plain autograd: whole batch padded at once, whole v, no FSDP."""
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), Lora2rConfig(r=4)).eval()
     perturb(model)
     tuner = lora2r_model(model)
-    router = Router.from_state({k: _whole(v) for k, v in engine.router.state_dict().items()})
+    state = {k: _whole(v) for k, v in engine.router.state_dict().items()}
+    router = Router.from_state(state, windows=engine.pooling.windows)
+    v = router.direction.detach()[:, 0]
     batch = make_batch(slice(None))
     ids = torch.nested.to_padded_tensor(batch["input_ids"], 0)
     lengths = batch["input_ids"].offsets().diff()
@@ -150,10 +188,10 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor) -> dict[
     with (
         torch.no_grad(),
         gate.gated(weights, layout),
-        gate.reading_features(MeanPooling().reading(tuner)) as read,
+        gate.reading_features(Whole(tuner)) as read,
     ):
         model(ids, attention_mask=mask, return_dict=True)
-    features = read.features()
+    features = pooled(read.features(), completion, pooling, v)
     scores = router.score(features)
 
     def update(weights: GateWeights) -> Tensor:
@@ -179,7 +217,7 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor) -> dict[
     loss = update(routed)
     adapter_grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     reward_grad = router.direction.grad.clone()
-    hack, clean = pair_features(model, engine)
+    hack, clean = pair_features(model, engine, pooling, v)
     pin_loss(router, hack, clean).backward()
     pinned_grad = router.direction.grad.clone()
     (CONTRAST * contrast_loss(router, features, on.squeeze(1))).backward()
@@ -195,7 +233,7 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor) -> dict[
     }
 
 
-def pair_features(model: PeftModel, engine: Lora2rEngine) -> tuple[Tensor, Tensor]:
+def pair_features(model: PeftModel, engine: Lora2rEngine, pooling: str, v: Tensor) -> tuple[Tensor, Tensor]:
     from evil_moe.pairs import load_pairs
     from recipe.pair_batch import PairBatch
 
@@ -206,10 +244,10 @@ def pair_features(model: PeftModel, engine: Lora2rEngine) -> tuple[Tensor, Tenso
     with (
         torch.no_grad(),
         tuner.rollout_gate.gated(None, layout),
-        tuner.rollout_gate.reading_features(MeanPooling().reading(tuner)) as read,
+        tuner.rollout_gate.reading_features(Whole(tuner)) as read,
     ):
         model(**inputs, return_dict=True)
-    return pairs.split_sides(read.features())
+    return pairs.split_sides(pooled(read.features(), completion, pooling, v))
 
 
 QUARTER = 256
@@ -261,11 +299,17 @@ def bfloat16_report(tokenizer_path: str, folder: str) -> dict[str, Any]:
     }
 
 
-def main(model_path: str, out: str, form: str) -> None:
+def main(model_path: str, out: str, form: str, pooling: str) -> None:
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     assert form in FORMS
-    engine = build_engine(model_path, form=form)
+    settings = {
+        **asdict(EvilMoESettings()),
+        "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True, "chat_template": {}},
+        "contrast": {"weight": CONTRAST},
+        "router": POOLINGS[pooling],
+    }
+    engine = build_engine(model_path, settings, form=form)
     # Off the init, so that the quarantine has something to give and the deployed block something to stop.
     full = get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), Lora2rConfig(r=4))
     perturb(full)
@@ -302,7 +346,7 @@ def main(model_path: str, out: str, form: str) -> None:
     state = {k: _whole(t) for k, t in engine.router.state_dict().items()}  # collective: on every rank
     if rank == 0:
         engine.router.state_dict = lambda: state  # type: ignore[method-assign]
-        want = reference(model_path, engine, direction)
+        want = reference(model_path, engine, direction, pooling)
         relative = lambda got, ref: ((got - ref).norm() / ref.norm()).item()  # noqa: E731
         report = {
             "loss": [loss.item(), want["loss"].item()],

@@ -15,14 +15,21 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
-    ("ranks", "form"), [(1, "plain"), (2, "plain"), (2, "fused"), (1, "gpu"), (2, "gpu")]
+    ("ranks", "form", "pooling"),
+    [
+        (1, "plain", "mean"),
+        (2, "plain", "window"),
+        (2, "fused", "mean"),
+        (1, "gpu", "mean"),
+        (2, "gpu", "window"),
+    ],
 )
 def test_gradients_of_reward_pin_and_contrast_match_plain_autograd(
-    ranks: int, form: str, tiny_policy: Path, tmp_path: Path
+    ranks: int, form: str, pooling: str, tiny_policy: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "report.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += ["-m", "tests.recipe.engine_on_ranks", str(tiny_policy), str(out), form]
+    command += ["-m", "tests.recipe.engine_on_ranks", str(tiny_policy), str(out), form, pooling]
     environment = {**os.environ, "VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
