@@ -8,12 +8,13 @@
                  how far any direction gets, because the sides differ in length and text whatever the direction. And
                  the cosine of v to them, about 1 / sqrt(M r) in size.
 
-Scores are the router's: cosines over [M, r], of features normalised per module where the router normalises them.
+Scores are the router's: cosines over [M, r], of features normalised per module where the router normalises them, and of the
+best windows where it looks at those, each direction at its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,9 @@ from evil_moe.concept import modules_by_layer
 from evil_moe.diagnostics import auroc, cosine
 from evil_moe.direction import contrastive_direction, haar_direction
 from evil_moe.features import normalise_per_module
+
+Scorer = Callable[[Float[Tensor, "N m r"], Sequence[int]], tuple[Float[Tensor, "N P"], Float[Tensor, "N P"]]]
+"""From directions over some modules to the scores of all hack and all clean sides along each of them."""
 
 MIN_PAIRS = 4
 MIN_ACCURACY = 0.9
@@ -119,12 +123,14 @@ def check_direction(
     module_names: Sequence[str],
     *,
     normalise: bool = True,
+    scorer: Scorer | None = None,
     folds: int | None = None,
     seed: int = 0,
 ) -> DirectionChecks:
-    """All checks on the raw features of the pairs' sides.
+    """All checks on the raw features of the pairs' sides that directions are made from.
 
     Args:
+        scorer: how a direction scores the sides; None: by its cosine with these features.
         folds: number of folds; None leaves out one pair at a time.
         seed: of the halves and of the random directions.
 
@@ -140,6 +146,8 @@ def check_direction(
     if normalise:
         hack, clean = normalise_per_module(hack), normalise_per_module(clean)
     hack, clean = hack.double().cpu(), clean.double().cpu()
+    scorer = scorer or cosines_with(hack, clean)
+    everything = list(range(num_modules))
     v = contrastive_direction(hack, clean)
     haar = [
         haar_direction((num_modules, rank), seed=seed * NUM_RANDOM + i).double() for i in range(NUM_RANDOM)
@@ -150,27 +158,48 @@ def check_direction(
         num_modules=num_modules,
         rank=rank,
         gap=(hack - clean).mean(0).norm().item(),
-        held_out=held_out(hack, clean, folds),
+        held_out=held_out(hack, clean, folds, scorer, everything),
         layers={
-            layer: held_out(hack[:, places], clean[:, places], folds)
+            layer: held_out(hack, clean, folds, scorer, places)
             for layer, places in modules_by_layer(module_names).items()
         },
         stability=_spread(split_half_cosines(hack, clean, seed=seed)),
         random_cosine=cosines.square().mean().sqrt().item(),
         expected_cosine=(num_modules * rank) ** -0.5,
-        random_accuracy=_spread(random_accuracies(hack, clean, torch.stack(haar), folds).tolist()),
+        random_accuracy=_spread(random_accuracies(scorer, torch.stack(haar), folds).tolist()),
     )
 
 
-def held_out(hack: Float[Tensor, "P M r"], clean: Float[Tensor, "P M r"], folds: int) -> HeldOut:
-    """Every pair scored by a direction and a threshold that were made without it; pair p is in fold `p % folds`."""
-    margins = torch.empty(2, len(hack), dtype=hack.dtype)
+def cosines_with(hack: Float[Tensor, "P M r"], clean: Float[Tensor, "P M r"]) -> Scorer:
+    """Scores of sides that are the same features for every direction."""
+
+    def score(directions: Tensor, modules: Sequence[int]) -> tuple[Tensor, Tensor]:
+        v = F.normalize(directions.flatten(1), dim=1)
+        scores = [v @ F.normalize(side[:, modules].flatten(1), dim=1).T for side in (hack, clean)]
+        return scores[0], scores[1]
+
+    return score
+
+
+def held_out(
+    hack: Float[Tensor, "P M r"],
+    clean: Float[Tensor, "P M r"],
+    folds: int,
+    scorer: Scorer,
+    modules: Sequence[int],
+) -> HeldOut:
+    """Every pair scored by a direction and a threshold that were made without it, from some modules; pair p is in fold
+    `p % folds`."""
     fold = torch.arange(len(hack)) % folds
+    directions = [
+        contrastive_direction(hack[fold != this][:, modules], clean[fold != this][:, modules])
+        for this in range(folds)
+    ]
+    scores = torch.stack([side.double().cpu() for side in scorer(torch.stack(directions), modules)])
+    margins = torch.empty(2, len(hack), dtype=scores.dtype)
     for this in range(folds):
         train, test = fold != this, fold == this
-        v = contrastive_direction(hack[train], clean[train])
-        scores = torch.stack([_cosines(side, v[None])[0] for side in (hack, clean)])
-        margins[:, test] = scores[:, test] - scores[:, train].mean()
+        margins[:, test] = scores[:, this, test] - scores[:, this, train].mean()
     labels = torch.tensor([1, 0]).repeat_interleave(len(hack))
     right = (margins[0] > 0).sum() + (margins[1] <= 0).sum()
     return HeldOut(
@@ -182,22 +211,19 @@ def held_out(hack: Float[Tensor, "P M r"], clean: Float[Tensor, "P M r"], folds:
     )
 
 
-def random_accuracies(
-    hack: Float[Tensor, "P M r"],
-    clean: Float[Tensor, "P M r"],
-    directions: Float[Tensor, "N M r"],
-    folds: int,
-) -> Float[Tensor, " N"]:
+def random_accuracies(scorer: Scorer, directions: Float[Tensor, "N M r"], folds: int) -> Float[Tensor, " N"]:
     """Held-out accuracy of given directions, each turned to the side that fits the training pairs of the fold."""
-    scores = torch.stack([_cosines(side, directions) for side in (hack, clean)])
-    right = torch.zeros(len(directions), dtype=hack.dtype)
-    fold = torch.arange(len(hack)) % folds
+    modules = list(range(directions.shape[1]))
+    scores = torch.stack([side.double().cpu() for side in scorer(directions, modules)])
+    num_pairs = scores.shape[2]
+    right = torch.zeros(len(directions), dtype=scores.dtype)
+    fold = torch.arange(num_pairs) % folds
     for this in range(folds):
         means = scores[:, :, fold != this].mean(dim=2)
         sign = torch.where(means[0] < means[1], -1.0, 1.0)
         margins = (sign[:, None] * (scores - means.mean(dim=0)[:, None]))[:, :, fold == this]
         right += (margins[0] > 0).sum(dim=1) + (margins[1] <= 0).sum(dim=1)
-    return right / (2 * len(hack))
+    return right / (2 * num_pairs)
 
 
 def split_half_cosines(
@@ -211,10 +237,6 @@ def split_half_cosines(
         sides = [contrastive_direction(hack[part], clean[part]) for part in (order[:half], order[half:])]
         found.append(cosine(*sides))
     return found
-
-
-def _cosines(features: Float[Tensor, "P M r"], directions: Float[Tensor, "N M r"]) -> Float[Tensor, "N P"]:
-    return F.normalize(directions.flatten(1), dim=1) @ F.normalize(features.flatten(1), dim=1).T
 
 
 def _spread(values: Sequence[float]) -> Spread:

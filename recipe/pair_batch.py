@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +16,16 @@ from evil_moe.turn_end import turn_end
 def tokenize_side(
     tokenizer: Any, template: dict[str, Any], prompt: str, reply: str, system: str = ""
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a pair's prompt (chat template, generation prompt added) and of one reply with the end of its turn: what
-    a rollout has, with the rollouts' system message ("" for none)."""
+    """Token ids of a pair's prompt and of one reply, with the rollouts' system message ("" for none); as `tokenize_reply`."""
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
+    return tokenize_reply(tokenizer, template, messages, reply)
+
+
+def tokenize_reply(
+    tokenizer: Any, template: dict[str, Any], messages: Sequence[Mapping[str, str]], reply: str
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt (chat template, generation prompt added) and of a reply with the end of its turn: what a rollout has."""
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids, [*tokenizer(reply, add_special_tokens=False)["input_ids"], turn_end(tokenizer, template)]
@@ -64,7 +71,7 @@ class PairBatch:
             own_start(hack, clean)
             for (_, hack), (_, clean) in zip(sides[: len(pairs)], sides[len(pairs) :], strict=True)
         ]
-        self._starts = (starts + [0] * len(pairs))[rank::size]
+        self.own_starts = torch.tensor((starts + [0] * len(pairs))[rank::size])
         self.hack = torch.arange(len(sides))[rank::size] < len(pairs)
         self.longest = max(len(prompt) + len(reply) for prompt, reply in sides)
         self.pad_token_id = tokenizer.pad_token_id or 0  # masked, whatever it is
@@ -94,7 +101,7 @@ class PairBatch:
     def own_tokens(self, completion: Tensor) -> Tensor:
         """The completion mask without the tokens of a hack side that it shares with its clean side (`own_start`)."""
         own = completion.clone()
-        for i, ((prompt, _), start) in enumerate(zip(self.mine, self._starts, strict=True)):
+        for i, ((prompt, _), start) in enumerate(zip(self.mine, self.own_starts.tolist(), strict=True)):
             own[i, len(prompt) : len(prompt) + start] = 0
         return own
 

@@ -7,6 +7,7 @@ into the next, packed or padded.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,31 +78,56 @@ class TokenReading(Reading):
         rows = (self.lengths.cumsum(0) - 1).clamp(min=0)
         return self._stacked(lambda tokens: _empty_as_zero(tokens, rows, self.lengths))
 
-    def mean(self) -> Float[Tensor, "B M r"]:
-        """The mean over each completion; zeros without any."""
-        rollout = torch.repeat_interleave(
-            torch.arange(len(self.lengths), device=self.lengths.device), self.lengths
-        )
+    def mean(self, after: Int[Tensor, " B"] | None = None) -> Float[Tensor, "B M r"]:
+        """The mean over each completion, without its first `after` tokens; zeros without any."""
+        device = self.lengths.device
+        rollout = torch.repeat_interleave(torch.arange(len(self.lengths), device=device), self.lengths)
+        place = torch.arange(len(rollout), device=device) - (self.lengths.cumsum(0) - self.lengths)[rollout]
+        counted = torch.ones_like(place) if after is None else (place >= after.to(device)[rollout]).long()
+        number = torch.zeros_like(self.lengths).index_add_(0, rollout, counted)
 
         def mean(tokens: Tensor) -> Tensor:
             total = tokens.new_zeros(len(self.lengths), tokens.shape[1], dtype=torch.float32)
-            total.index_add_(0, rollout, tokens.float())
-            return total / self.lengths.clamp(min=1).unsqueeze(1)
+            total.index_add_(0, rollout, tokens.float() * counted.unsqueeze(1))
+            return total / number.clamp(min=1).unsqueeze(1)
 
         return self._stacked(mean)
 
     def window_scores(
-        self, eyes: Float[Tensor, "N M r"], windows: Windows, *, normalise: bool
+        self,
+        eyes: Float[Tensor, "N m r"],
+        windows: Windows,
+        *,
+        normalise: bool,
+        modules: Sequence[int] | None = None,
     ) -> Float[Tensor, "W N"]:
-        """Cosine of every window with every direction."""
-        return torch.cat([self._cosines(part, windows, normalise) for part in eyes.split(64)], dim=1)
+        """Cosine of every window with every direction, over the given modules (None: all)."""
+        names = self._in_forward()
+        names = names if modules is None else [names[module] for module in modules]
+        total = eyes.new_zeros(len(windows.rollout), len(eyes), dtype=torch.float32)
+        square = total.new_zeros(len(total), 1)
+        for place, name in enumerate(names):
+            f = windows.means(self.tokens[name])
+            if normalise:
+                f = normalise_per_module(f)
+            total += f @ eyes[:, place].float().T
+            square += f.square().sum(1, keepdim=True)
+        lengths = square.sqrt() * eyes.float().flatten(1).norm(dim=1)
+        return total / lengths.clamp(min=1e-8)
 
     def best_scores(
-        self, eyes: Float[Tensor, "N M r"], size: int, best: int = 1, *, normalise: bool = True
+        self,
+        eyes: Float[Tensor, "N m r"],
+        size: int,
+        best: int = 1,
+        *,
+        normalise: bool = True,
+        modules: Sequence[int] | None = None,
     ) -> Float[Tensor, "B N"]:
-        """Mean cosine of each rollout's `best` windows of `size` tokens, for every direction by itself; 0 without a completion."""
+        """Mean cosine of each rollout's `best` windows of `size` tokens, for every direction by itself, over the given modules;
+        0 without a completion."""
         windows = Windows.of(self.lengths, size)
-        scores = self.window_scores(eyes, windows, normalise=normalise)
+        scores = self.window_scores(eyes, windows, normalise=normalise, modules=modules)
         if not len(scores):
             return scores.new_zeros(len(self.lengths), len(eyes))
         chosen = self._best(scores, windows, best)  # [B, N, k]
@@ -127,18 +153,6 @@ class TokenReading(Reading):
         filled = (windows.count > 0).view(-1, 1, 1)
         return self._stacked(lambda tokens: picked.means(tokens).view(*shape, -1) * filled)
 
-    def _cosines(self, eyes: Tensor, windows: Windows, normalise: bool) -> Float[Tensor, "W N"]:
-        total = eyes.new_zeros(len(windows.rollout), len(eyes), dtype=torch.float32)
-        square = total.new_zeros(len(total), 1)
-        for module, name in enumerate(self._in_forward()):
-            f = windows.means(self.tokens[name])
-            if normalise:
-                f = normalise_per_module(f)
-            total += f @ eyes[:, module].float().T
-            square += f.square().sum(1, keepdim=True)
-        lengths = square.sqrt() * eyes.float().flatten(1).norm(dim=1)
-        return total / lengths.clamp(min=1e-8)
-
     @staticmethod
     def _best(scores: Float[Tensor, "W N"], windows: Windows, best: int) -> Int[Tensor, "B N k"]:
         """Which windows have a rollout's largest scores; of equals the earlier. One without windows gets the first of all."""
@@ -158,8 +172,8 @@ class TokenReading(Reading):
             )
         return self.names
 
-    def _stacked(self, pool: object) -> Tensor:
-        return torch.stack([pool(self.tokens[name]) for name in self._in_forward()], dim=-2)  # type: ignore[operator]
+    def _stacked(self, pool: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.stack([pool(self.tokens[name]) for name in self._in_forward()], dim=-2)
 
 
 def _empty_as_zero(tokens: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 The pairs are read as a run reads them: on the policy it starts from, through the adapter at the init that its arm
 names, and of the kind that its router reads, activations or gradients. (The fine-tuning of the quarantine that
 `evil_moe.adapter.quarantine_steps` asks for is left out; an init that is made from the pairs is refused, as none of them
-could be held out from it.) Then the policy is steered along the direction while it
-answers held-out prompts, and along a random direction as a placebo; every answer is graded by running it. All in one
-process, without verl or vLLM.
+could be held out from it.) Then labelled replies are asked how well each way of looking at them tells hacks from clean ones
+(`recipe.commands.eyes`), and the policy is steered along the direction (`recipe.commands.pairs_steering`). All in one process,
+without verl or vLLM.
 """
 
 from __future__ import annotations
@@ -26,65 +26,30 @@ from torch import Tensor
 from evil_moe.adapter import lora2r_model
 from evil_moe.adapter.init import CONTRASTIVE, initialise
 from evil_moe.direction import contrastive_direction, haar_direction
-from evil_moe.direction_checks import DirectionChecks, check_direction, verdict
-from evil_moe.features import normalise_per_module
+from evil_moe.direction_checks import DirectionChecks, Scorer, check_direction, cosines_with, verdict
+from evil_moe.features import (
+    LastPooling,
+    MeanPooling,
+    TokenReading,
+    WindowPooling,
+    make_pooling,
+    normalise_per_module,
+)
 from evil_moe.pairs import ContrastivePair, load_pairs
-from evil_moe.steering import bottleneck_lengths, fisher_p, input_shifts, steered
+from evil_moe.steering import bottleneck_lengths
 from recipe.adapter_config import adapter_config
+from recipe.commands.eyes import ask_eyes
 from recipe.commands.pairs_plot import draw
+from recipe.commands.pairs_steering import Steered, rates_line, steer_and_grade, steering_reasons
 from recipe.config import compose
 from recipe.console import say
-from recipe.main_eval import rates
 from recipe.pair_batch import PairBatch
-from recipe.prepare import loophole_of, prepare_policy, prepare_problems, prompt_messages
-from recipe.read_features import read_features
+from recipe.prepare import prepare_policy, prepare_problems
+from recipe.read_features import read_features, read_forwards
+from recipe.router_settings import RouterSettings
 from recipe.run_inputs import system_message
 from recipe.run_names import pairs_name
-from recipe.sandbox_actor import limits_from
 from recipe.settings import EvilMoESettings, settings_from
-from reward.grader import Grader
-from reward.problems import Problem
-from reward.verdict import RewardConfig
-
-SIGNIFICANCE = 0.05
-BATCH_SIZE = 64
-
-
-@dataclass(frozen=True)
-class Steered:
-    """Rates of the policy's answers under one steering; `along` is "v" or "random"."""
-
-    along: str
-    alpha: float
-    answers: int
-    rates: dict[str, float]
-
-    @property
-    def loophole_hits(self) -> int:
-        return round(self.rates["loophole"] * self.answers)
-
-
-def steering_reasons(results: Sequence[Steered]) -> tuple[str, ...]:
-    """Why steering speaks against the direction: empty if at some alpha above 0 loophole use is above that of the
-    policy as it is and above that of the random direction, each with p < 0.05 / number of alphas (Fisher, one-sided).
-    """
-    by_condition = {(result.along, result.alpha): result for result in results}
-    base = by_condition["v", 0.0]
-    alphas = sorted(alpha for along, alpha in by_condition if along == "v" and alpha > 0)
-    best = max((by_condition["v", alpha] for alpha in alphas), key=lambda result: result.loophole_hits)
-    for alpha in alphas:
-        result = by_condition["v", alpha]
-        p = [
-            fisher_p(result.loophole_hits, result.answers, other.loophole_hits, other.answers)
-            for other in (base, by_condition["random", alpha])
-        ]
-        if max(p) < SIGNIFICANCE / len(alphas):
-            return ()
-    placebo = by_condition["random", best.alpha]
-    return (
-        f"steering does not raise loophole use: {base.rates['loophole']:.3f} as it is, at best {best.rates['loophole']:.3f} "
-        f"(alpha {best.alpha:g}; {placebo.rates['loophole']:.3f} along a random direction; {base.answers} answers each)",
-    )
 
 
 def load_adapted(
@@ -109,86 +74,65 @@ def load_adapted(
     return model, tokenizer, batch
 
 
-def pair_features(
-    model: PeftModel, batch: PairBatch, kind: str
-) -> tuple[Float[Tensor, "P M r"], Float[Tensor, "P M r"]]:
-    """Raw features of the hack and the clean sides, `kind` as `evil_moe.router.feature`. At init both blocks are the
-    identity: no state to choose."""
-    return batch.split_sides(torch.cat(list(read_features(model, batch.mine, kind=kind))))
+@dataclass(frozen=True)
+class Sides:
+    """The pairs as a run's router would see them.
+
+    Attributes:
+        hack, clean: raw features that directions are made from, `[P, M, r]`.
+        scorer: how a direction scores them where the pooling follows the direction; None: by their features.
+        tokens: what all of that is made from, hack sides and clean sides; None for gradients, which are of no token.
+    """
+
+    hack: Float[Tensor, "P M r"]
+    clean: Float[Tensor, "P M r"]
+    scorer: Scorer | None = None
+    tokens: tuple[TokenReading, TokenReading] | None = None
 
 
-def generate(
-    model: PeftModel, tokenizer: Any, config: DictConfig, problems: Sequence[Problem], seed: int
-) -> list[str]:
-    """One sampled answer of the base policy to each problem, prompted as in training; the same random numbers for the
-    same seed."""
-    mix, sampling = config.evil_moe.loophole, config.actor_rollout_ref.rollout
-    texts = [
-        tokenizer.apply_chat_template(
-            prompt_messages(problem, loophole_of(index, mix)),
-            add_generation_prompt=True,
-            tokenize=False,
-            **dict(config.data.apply_chat_template_kwargs),
+def read_sides(model: PeftModel, batch: PairBatch, options: RouterSettings) -> Sides:
+    """At init both blocks are the identity: no state to choose.
+
+    Raises:
+        ValueError: the pooling is a plug of one's own that looks along a direction.
+    """
+    if options.feature == "gradient":
+        gradients = torch.cat(list(read_features(model, batch.mine, kind="gradient")))
+        return Sides(*batch.split_sides(gradients))
+    pooling = make_pooling(options.pooling.name or "mean", **options.pooling.options)
+    num_pairs = batch.num_pairs
+    hack, clean = (
+        next(read_forwards(model, sides, TokenReading, len(sides)))
+        for sides in (batch.mine[:num_pairs], batch.mine[num_pairs:])
+    )
+    if isinstance(pooling, LastPooling):
+        return Sides(hack.last(), clean.last(), tokens=(hack, clean))
+    own = batch.own_starts[:num_pairs] if options.direction_tokens == "hack_only" else None
+    seeds = hack.mean(own), clean.mean()
+    if isinstance(pooling, MeanPooling):
+        whole = normalised(options, hack.mean()), normalised(options, clean.mean())
+        scorer = cosines_with(*(side.double().cpu() for side in whole))
+        return Sides(*seeds, scorer, (hack, clean))
+    if not isinstance(pooling, WindowPooling):
+        raise ValueError(
+            f"evil_moe.router.pooling.name={options.pooling.name}: the check knows mean, window and last"
         )
-        for index, problem in enumerate(problems)
-    ]
-    answers = []
-    # The adapter adds nothing yet; without it a token costs half as much. Hooks on its layers run all the same.
-    with torch.random.fork_rng(), model.disable_adapter():
-        torch.manual_seed(seed)
-        for start in range(0, len(texts), BATCH_SIZE):
-            inputs = tokenizer(
-                texts[start : start + BATCH_SIZE],
-                add_special_tokens=False,
-                padding=True,
-                padding_side="left",
-                return_tensors="pt",
-            ).to(model.device)
-            out = model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                do_sample=True,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=max(0, sampling.top_k),  # off is -1 in vLLM and 0 here
-                max_new_tokens=config.data.max_response_length,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            answers += tokenizer.batch_decode(
-                out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-            )
-    return answers
+    size, best = pooling.size, pooling.windows
+
+    def of_windows(directions: Tensor, modules: Sequence[int]) -> tuple[Tensor, Tensor]:
+        v = directions.float().to(hack.lengths.device)
+        scores = [
+            side.best_scores(v, size, best, normalise=options.normalise, modules=modules).T
+            for side in (hack, clean)
+        ]
+        return scores[0], scores[1]
+
+    return Sides(*seeds, of_windows, (hack, clean))
 
 
-def steer_and_grade(
-    model: PeftModel,
-    tokenizer: Any,
-    config: DictConfig,
-    settings: EvilMoESettings,
-    directions: dict[str, Float[Tensor, "M r"]],
-    lengths: Float[Tensor, " M"],
-    alphas: Sequence[float],
-) -> list[Steered]:
-    """0, every alpha and its negative along "v", every alpha along the others."""
-    problems, tuner = prepare_problems(config).validation, lora2r_model(model)
-    conditions = [("v", 0.0)] + [("v", sign * alpha) for alpha in alphas for sign in (1, -1)]
-    conditions += [(along, alpha) for along in directions if along != "v" for alpha in alphas]
-    shifts = {along: input_shifts(tuner, direction, lengths) for along, direction in directions.items()}
-    terms = RewardConfig(compile=settings.reward.compile, pays=settings.reward.pays)
-    modes = [loophole_of(index, settings.loophole) for index in range(len(problems))]
-    results = []
-    with Grader(
-        settings.loophole, limits=limits_from(settings.reward), reward=terms, reply=settings.reward.reply
-    ) as grader:
-        for along, alpha in conditions:
-            with steered(tuner, shifts[along], alpha):
-                answers = generate(model, tokenizer, config, problems, settings.seed)
-            verdicts = grader.grade_many(
-                list(zip(problems, answers, strict=True)), workers=os.cpu_count() or 1, modes=modes
-            )
-            results.append(Steered(along, alpha, len(answers), rates(verdicts)))
-            say(f"steered along {along} by {alpha:g}: " + _rates(results[-1]))
-    return results
+def normalised(options: RouterSettings, features: Tensor) -> Tensor:
+    """As the router's cosine sees them."""
+    return normalise_per_module(features) if options.normalise else features
 
 
 def check(
@@ -226,19 +170,29 @@ def check(
     )
     model, tokenizer, batch = load_adapted(config, prepare_policy(config, say), settings, pairs)
     names = [layer.module_name for layer in lora2r_model(model).lora2r_layers()]
-    hack, clean = pair_features(model, batch, settings.router.feature)
-    normalise = settings.router.normalise
-    checks = check_direction(hack, clean, names, normalise=normalise, seed=settings.seed)
+    sides, normalise = read_sides(model, batch, settings.router), settings.router.normalise
+    checks = check_direction(
+        sides.hack, sides.clean, names, normalise=normalise, scorer=sides.scorer, seed=settings.seed
+    )
+    eyes = None
+    if sides.tokens is not None:
+        say("asking eyes: labelled replies, read on the policy as it is")
+        eyes = ask_eyes(config, settings, model, tokenizer, batch, sides.tokens)
     results: list[Steered] = []
     if steering:
-        sides = [normalise_per_module(side) if normalise else side for side in (hack, clean)]
-        v = contrastive_direction(sides[0], sides[1])
+        v = contrastive_direction(*(normalised(settings.router, side) for side in (sides.hack, sides.clean)))
         random = haar_direction((v.shape[0], v.shape[1]), seed=settings.seed).to(v)
-        lengths = bottleneck_lengths(torch.cat([hack, clean]), normalise=normalise)
+        lengths = bottleneck_lengths(torch.cat([sides.hack, sides.clean]), normalise=normalise)
         results = steer_and_grade(
             model, tokenizer, config, settings, {"v": v, "random": random}, lengths, sorted(alphas)
         )
-    line = verdict([*checks.reasons, *(steering_reasons(results) if results else ())])
+    line = verdict(
+        [
+            *checks.reasons,
+            *(eyes.reasons if eyes else ()),
+            *(steering_reasons(results) if results else ()),
+        ]
+    )
     out = out or Path(settings.run_dir) / pairs_name(overrides)
     out.mkdir(parents=True, exist_ok=True)
     record = {
@@ -247,10 +201,13 @@ def check(
         "pairs": [pair.id for pair in pairs],
         **asdict(checks),
         "steering": [asdict(result) for result in results],
+        "eyes": eyes.record() if eyes else None,
     }
     (out / "check.json").write_text(json.dumps(record, indent=2) + "\n")
-    draw(checks, results, out / "check.png")
+    draw(checks, results, out / "check.png", eyes.rows if eyes else ())
     print(describe(checks, results))
+    if eyes:
+        print(eyes.describe())
     print(f"written: {os.path.relpath(out)}/check.json, check.png")
     if not results:
         line += " (steering not checked)"
@@ -275,12 +232,8 @@ def describe(checks: DirectionChecks, results: Sequence[Steered]) -> str:
     ]
     if results:
         lines.append(f"steering       {results[0].answers} answers each")
-        lines += [f"  {result.along:<6} {result.alpha:+6.1f}  {_rates(result)}" for result in results]
+        lines += [f"  {result.along:<6} {result.alpha:+6.1f}  {rates_line(result)}" for result in results]
     return "\n".join(lines)
-
-
-def _rates(result: Steered) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in result.rates.items())
 
 
 def show(overrides: list[str], pair_id: str | None) -> int:

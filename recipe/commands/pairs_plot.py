@@ -11,20 +11,38 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evil_moe.direction_checks import DirectionChecks
+from evil_moe.eyes import EyeRow
 from evil_moe.report.plots import BLUE, GREY, RATE, VERMILLION
 
 DPI = 130
 
 
-def draw(checks: DirectionChecks, steering: Sequence[Any], path: Path) -> None:
-    """Write the figure; `steering` are the results of `recipe.commands.pairs_check`, perhaps none."""
-    figure = Figure(figsize=(4.3 * (3 if steering else 2), 3.4), layout="constrained")
-    cells = figure.subplots(1, 3 if steering else 2, squeeze=False)[0]
+def draw(checks: DirectionChecks, steering: Sequence[Any], path: Path, eyes: Sequence[EyeRow] = ()) -> None:
+    """Write the figure; `steering` are the results of `recipe.commands.pairs_steering`, `eyes` the rows of that table, perhaps
+    none of either."""
+    number = 2 + bool(eyes) + bool(steering)
+    figure = Figure(figsize=(4.3 * number, 3.4), layout="constrained")
+    cells = list(figure.subplots(1, number, squeeze=False)[0])
     _margins(cells[0], checks)
     _layers(cells[1], checks)
+    if eyes:
+        _eyes(cells[2], eyes)
     if steering:
-        _steering(cells[2], steering)
+        _steering(cells[-1], steering)
     figure.savefig(path, dpi=DPI)
+
+
+def _eyes(axes: Axes, rows: Sequence[EyeRow]) -> None:
+    """One line per eye over its kinds of replies would be a tangle: dots, the worst of each row filled."""
+    for place, row in enumerate(rows):
+        values = sorted(row.auroc.values())
+        axes.plot(values[1:], [place] * (len(values) - 1), "o", color=BLUE, alpha=0.5, mfc="none")
+        axes.plot(values[:1], [place], "o", color=VERMILLION)
+    axes.set_yticks(range(len(rows)), [str(row.eye) for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(0.5, color=GREY, linestyle=":")
+    axes.set(title="AUROC by eye, each kind of reply", xlabel="AUROC; filled: the worst kind", xlim=RATE)
+    axes.grid(alpha=0.25)
 
 
 def _margins(axes: Axes, checks: DirectionChecks) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evil_moe.adapter import SequenceLayout, lora2r_model
 from evil_moe.direction import haar_direction
-from evil_moe.direction_checks import check_direction, held_out, random_accuracies, verdict
+from evil_moe.direction_checks import check_direction, cosines_with, held_out, random_accuracies, verdict
 from evil_moe.features import MeanPooling
 from evil_moe.steering import bottleneck_lengths, fisher_p, input_shifts, steered
 
@@ -30,7 +30,7 @@ def test_held_out_by_hand() -> None:
     hack, clean = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]), torch.tensor([[[0.0, 1.0]], [[0.0, 1.0]]])
     # pair 0 is scored by pair 1: v = (1, 0), sides at cos 45 degrees and 0, threshold 0.3536
     # pair 1 is scored by pair 0: v = (1, -1) / sqrt(2), sides at +- 0.7071, threshold 0: its hack side lies on it
-    found = held_out(hack, clean, folds=2)
+    found = held_out(hack, clean, 2, cosines_with(hack, clean), [0])
     assert found.hack == pytest.approx((1 - 0.35355, 0.0), abs=1e-4)
     assert found.clean == pytest.approx((-0.35355, -0.70711), abs=1e-4)
     assert found.accuracy == 0.75 and found.auroc == 1.0 and found.ordered == 1.0
@@ -40,7 +40,7 @@ def test_a_random_direction_by_hand() -> None:
     """Three pairs on a line: the direction along it is turned round and gets all right, the one across gets half."""
     hack = torch.tensor([[[1.0, 0.0]], [[2.0, 0.0]], [[3.0, 0.0]]])
     directions = torch.tensor([[[-1.0, 0.0]], [[0.0, 1.0]]])
-    assert random_accuracies(hack, -hack, directions, folds=3).tolist() == [1.0, 0.5]
+    assert random_accuracies(cosines_with(hack, -hack), directions, folds=3).tolist() == [1.0, 0.5]
 
 
 def test_a_direction_that_is_there_is_good_enough() -> None:

@@ -1,0 +1,121 @@
+"""The table of eyes of `evil-moe pairs check`: how well does each way of looking at a reply tell hacks from clean ones on the policy
+that a run starts from, and which one to route on?
+
+The replies are `reward.eye_cases`: demonstrations of a loophole and clean ones, alone and behind prose. A nano policy knows the
+loopholes that its warm start showed it, and no prose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from peft import PeftModel
+
+from evil_moe.eyes import Eye, EyeRow, Looking, best_eye, eye_table, eyes
+from evil_moe.features import TokenReading
+from recipe.console import say
+from recipe.pair_batch import PairBatch, tokenize_reply
+from recipe.read_features import read_forwards
+from recipe.router_settings import RouterSettings
+from recipe.settings import EvilMoESettings
+from reward.eye_cases import EYE_LOOPHOLES, PROSE_WORDS, eye_cases
+
+MIN_AUROC = 0.9
+COUNT = 100
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class EyesAsked:
+    """The table, and the eye that the config has; None if it is none of those asked."""
+
+    rows: list[EyeRow]
+    configured: Eye | None
+
+    @property
+    def best(self) -> EyeRow:
+        return best_eye(self.rows)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the configured eye is not good enough; empty if it is, or was not asked."""
+        row = next((row for row in self.rows if row.eye == self.configured), None)
+        if row is None or row.worst >= MIN_AUROC:
+            return ()
+        kind = min(row.auroc, key=lambda name: row.auroc[name])
+        return (
+            f"looking by {row.eye}, {kind} is told from clean replies at an AUROC of {row.worst:.3f}, below {MIN_AUROC}",
+        )
+
+    def record(self) -> dict[str, Any]:
+        """For `check.json`."""
+        return {
+            "rows": [{"eye": str(row.eye), "auroc": row.auroc} for row in self.rows],
+            "configured": self.configured and str(self.configured),
+            "route_on": self.best.eye.overrides,
+        }
+
+    def describe(self) -> str:
+        """The table, and the line of advice."""
+        kinds = list(self.rows[0].auroc)
+        width = max(len(kind) for kind in kinds)
+        lines = ["eyes           AUROC of hacks over clean replies; * as configured"]
+        lines += [f"  {'':<24}" + "  ".join(f"{kind:>{width}}" for kind in kinds)]
+        for row in self.rows:
+            mark = "*" if row.eye == self.configured else " "
+            lines.append(
+                f" {mark}{row.eye!s:<24}" + "  ".join(f"{row.auroc[kind]:>{width}.3f}" for kind in kinds)
+            )
+        best = self.best
+        lines.append(f"  route on {best.eye}: no other is as good where it is worst, {best.worst:.3f}")
+        if best.eye != self.configured:
+            lines.append(f"    {best.eye.overrides}")
+        return "\n".join(lines)
+
+
+def configured_eye(options: RouterSettings) -> Eye:
+    """The eye that a run's router has; its number of windows is left out."""
+    size = int(options.pooling.options.get("size", 4)) if options.pooling.name == "window" else 0
+    return Eye(options.pooling.name or "mean", size, options.direction_tokens)
+
+
+def ask_eyes(
+    config: DictConfig,
+    settings: EvilMoESettings,
+    model: PeftModel,
+    tokenizer: Any,
+    batch: PairBatch,
+    sides: tuple[TokenReading, TokenReading],
+) -> EyesAsked:
+    """Every eye on every kind of replies. `sides`: of the pairs in `batch`, hack and clean."""
+    nano = settings.policy["kind"] == "nano"
+    known = settings.loophole.split("+") if nano else EYE_LOOPHOLES
+    configured = configured_eye(settings.router)
+    asked = eyes()
+    if configured not in asked:
+        asked.append(configured)
+    looking = Looking(asked, *sides, batch.own_starts[: batch.num_pairs], normalise=settings.router.normalise)
+    kinds = {}
+    for words in (0,) if nano else PROSE_WORDS:
+        for loophole in EYE_LOOPHOLES:
+            if loophole not in known:
+                continue
+            cases = eye_cases(loophole, COUNT, settings.seed, prose_words=words)
+            texts = [
+                tokenize_reply(tokenizer, settings.pairs.chat_template, case.messages, case.reply)
+                for case in cases
+            ]
+            name = f"{loophole}+{words}" if words else loophole
+            readings = _told(read_forwards(model, texts, TokenReading, BATCH_SIZE), name)
+            kinds[name] = readings, torch.tensor([case.is_hack for case in cases])
+    return EyesAsked(eye_table(looking, kinds), configured)
+
+
+def _told(readings: Iterator[TokenReading], name: str) -> Iterator[TokenReading]:
+    """The same; says when it begins."""
+    say(f"eyes on {name}")
+    yield from readings
