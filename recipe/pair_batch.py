@@ -23,7 +23,7 @@ def tokenize_side(
 
 
 def tokenize_reply(
-    tokenizer: Any, template: dict[str, Any], messages: Sequence[Mapping[str, str]], reply: str
+    tokenizer: Any, template: dict[str, Any], messages: Sequence[Mapping[str, Any]], reply: str
 ) -> tuple[list[int], list[int]]:
     """Token ids of a prompt (chat template, generation prompt added) and of a reply with the end of its turn: what a rollout has."""
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)

@@ -22,17 +22,13 @@ from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.pairs import load_pairs
 from evil_moe.steering import input_shifts, steered
 from recipe import cli
-from recipe.commands import pairs_check
-from recipe.commands.pairs_check import (
-    Steered,
-    generate,
-    load_adapted,
-    pair_features,
-    steering_reasons,
-)
+from recipe.commands import pairs_check, pairs_steering
+from recipe.commands.pairs_check import load_adapted, read_sides
+from recipe.commands.pairs_steering import Steered, generate, steering_reasons
 from recipe.config import compose
 from recipe.pair_batch import PairBatch, tokenize_side
 from recipe.prepare import Problems, prepare_problems, prompt_messages, verl_rows
+from recipe.router_settings import RouterSettings
 from recipe.run_inputs import fill_in_inputs
 from recipe.run_names import pairs_name
 from recipe.settings import settings_from
@@ -98,8 +94,8 @@ def test_each_problem_of_a_mix_is_asked_and_graded_in_its_own_loophole(
     def marker(mode: str, problem: Problem) -> object:
         return get_loophole(mode).marker(problem, "train", 0)
 
-    monkeypatch.setattr(pairs_check, "prompt_messages", hints)
-    monkeypatch.setattr(pairs_check, "generate", exploits)
+    monkeypatch.setattr(pairs_steering, "prompt_messages", hints)
+    monkeypatch.setattr(pairs_steering, "generate", exploits)
     argv = [
         "preset=nano_long",
         *overrides(policy),
@@ -177,7 +173,7 @@ def test_answers_follow_the_seed_and_the_steering_and_leave_the_global_state(pol
         == plain
         != generate(model, tokenizer, config, problems, seed=1)
     )
-    hack, _ = pair_features(model, batch, "activation")
+    hack = read_sides(model, batch, RouterSettings()).hack
     tuner = lora2r_model(model)
     shifts = input_shifts(tuner, hack[0] / hack[0].norm(), torch.ones(hack.shape[1]))
     with steered(tuner, shifts, 50.0):

@@ -13,9 +13,10 @@ import pytest
 from evil_moe.direction import contrastive_direction
 from evil_moe.pairs import load_pairs
 from evil_moe.router import Router
-from recipe.commands.pairs_check import load_adapted, pair_features
+from recipe.commands.pairs_check import load_adapted, read_sides
 from recipe.config import compose
 from recipe.main_train import train
+from recipe.router_settings import RouterSettings
 from recipe.run_folder import read_config
 from recipe.settings import settings_from
 from reward.nano.problems import SYSTEM
@@ -101,7 +102,8 @@ def test_seeded_w_separates_the_shipped_pairs_on_a_policy_that_speaks(spoken_pol
     settings = settings_from(config.evil_moe)
     pairs = load_pairs(groups=settings.pairs.groups)
     model, _, batch = load_adapted(config, str(spoken_policy), settings, pairs)
-    hack, clean = pair_features(model, batch, "activation")
+    sides = read_sides(model, batch, RouterSettings())
+    hack, clean = sides.hack, sides.clean
     router = Router(*hack.shape[1:])
     direction = contrastive_direction(router.prepare(hack), router.prepare(clean)).unsqueeze(1)
     router.calibrate_on_pairs(hack, clean, direction, gain=settings.router.gain)
