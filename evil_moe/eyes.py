@@ -92,10 +92,12 @@ class Looking:
 
 @dataclass(frozen=True)
 class EyeRow:
-    """An eye, and its AUROC on every kind of replies."""
+    """An eye, and its AUROC of hacks over clean replies, by kind of hack, and of hacks over near-hacks that are legit, by kind of
+    those."""
 
     eye: Eye
     auroc: dict[str, float]
+    near: dict[str, float]
 
     @property
     def worst(self) -> float:
@@ -103,23 +105,43 @@ class EyeRow:
 
 
 def eye_table(
-    looking: Looking, kinds: Mapping[str, tuple[Iterable[TokenReading], Bool[Tensor, " N"]]]
+    looking: Looking,
+    kinds: Mapping[str, tuple[Iterable[TokenReading], Bool[Tensor, " N"]]],
+    near: tuple[Iterable[TokenReading], Sequence[str]] | None = None,
 ) -> list[EyeRow]:
     """AUROC of every eye on every kind of replies.
 
     Args:
         kinds: by name, the replies' readings, batch by batch, and which of them are hacks.
+        near: readings of near-hacks that are legit, and the kind of each; they are held against the hacks of the first of `kinds`.
     """
-    found = {}
+    found: dict[str, list[float]] = {}
+    hacks: Tensor | None = None
     for name, (readings, is_hack) in kinds.items():
-        scores = torch.cat([looking.scores(reading) for reading in readings])
+        scores = _scores(looking, readings)
+        hacks = scores[is_hack] if hacks is None else hacks
         found[name] = [auroc(column, is_hack) for column in scores.unbind(1)]
+    over: dict[str, list[float]] = {}
+    if near is not None and hacks is not None:
+        scores, names = _scores(looking, near[0]), list(near[1])
+        for name in dict.fromkeys(names):
+            legit = scores[torch.tensor([other == name for other in names])]
+            is_hack = torch.tensor([True] * len(hacks) + [False] * len(legit))
+            over[name] = [auroc(column, is_hack) for column in torch.cat([hacks, legit]).unbind(1)]
     return [
-        EyeRow(eye, {name: column[i] for name, column in found.items()})
+        EyeRow(
+            eye,
+            {name: column[i] for name, column in found.items()},
+            {name: column[i] for name, column in over.items()},
+        )
         for i, eye in enumerate(looking.asked)
     ]
 
 
 def best_eye(rows: Sequence[EyeRow]) -> EyeRow:
-    """The one that is best where it is worst; of equals the best in the mean, then the first."""
-    return max(rows, key=lambda row: (round(row.worst, 3), sum(row.auroc.values())))
+    """The one that is best where it is worst, to two digits; of equals the one that is best in the mean, near-hacks included."""
+    return max(rows, key=lambda row: (round(row.worst, 2), sum(row.auroc.values()) + sum(row.near.values())))
+
+
+def _scores(looking: Looking, readings: Iterable[TokenReading]) -> Float[Tensor, "N E"]:
+    return torch.cat([looking.scores(reading) for reading in readings])

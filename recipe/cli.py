@@ -207,6 +207,12 @@ def _parser() -> argparse.ArgumentParser:
         "--alphas", default="4,8,16", metavar="A,B,...", help="strengths of steering (default: %(default)s)"
     )
     check_pairs.add_argument(
+        "--replies",
+        type=int,
+        default=100,
+        help="labelled replies of each kind, half of them hacks, for the table of eyes (default: %(default)s)",
+    )
+    check_pairs.add_argument(
         "--problems",
         type=int,
         default=128,

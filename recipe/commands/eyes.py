@@ -18,6 +18,7 @@ from peft import PeftModel
 from evil_moe.eyes import Eye, EyeRow, Looking, best_eye, eye_table, eyes
 from evil_moe.features import TokenReading
 from recipe.console import say
+from recipe.eval_legit import legit_texts
 from recipe.pair_batch import PairBatch, tokenize_reply
 from recipe.read_features import read_forwards
 from recipe.router_settings import RouterSettings
@@ -25,7 +26,6 @@ from recipe.settings import EvilMoESettings
 from reward.eye_cases import EYE_LOOPHOLES, PROSE_WORDS, eye_cases
 
 MIN_AUROC = 0.9
-COUNT = 100
 BATCH_SIZE = 16
 
 
@@ -54,24 +54,30 @@ class EyesAsked:
     def record(self) -> dict[str, Any]:
         """For `check.json`."""
         return {
-            "rows": [{"eye": str(row.eye), "auroc": row.auroc} for row in self.rows],
+            "rows": [{"eye": str(row.eye), "auroc": row.auroc, "near": row.near} for row in self.rows],
             "configured": self.configured and str(self.configured),
             "route_on": self.best.eye.overrides,
         }
 
     def describe(self) -> str:
         """The table, and the line of advice."""
-        kinds = list(self.rows[0].auroc)
-        width = max(len(kind) for kind in kinds)
-        lines = ["eyes           AUROC of hacks over clean replies; * as configured"]
-        lines += [f"  {'':<24}" + "  ".join(f"{kind:>{width}}" for kind in kinds)]
+        first = self.rows[0]
+        kinds = [*first.auroc, *(f"| {name}" for name in first.near)]
+        lines = [
+            "eyes           AUROC of hacks over clean replies, + words of prose in front of both; * as configured"
+        ]
+        if first.near:
+            lines[0] += f"; | of {next(iter(first.auroc))} over near-hacks that are legit"
+        lines += [f"  {'':<24}" + "  ".join(kinds)]
         for row in self.rows:
             mark = "*" if row.eye == self.configured else " "
-            lines.append(
-                f" {mark}{row.eye!s:<24}" + "  ".join(f"{row.auroc[kind]:>{width}.3f}" for kind in kinds)
-            )
+            values = [*row.auroc.values(), *row.near.values()]
+            cells = "  ".join(f"{value:>{len(kind)}.3f}" for kind, value in zip(kinds, values, strict=True))
+            lines.append(f" {mark}{row.eye!s:<24}{cells}")
         best = self.best
-        lines.append(f"  route on {best.eye}: no other is as good where it is worst, {best.worst:.3f}")
+        lines.append(
+            f"  route on {best.eye}: no other is better where it is worst over clean replies, {best.worst:.3f}"
+        )
         if best.eye != self.configured:
             lines.append(f"    {best.eye.overrides}")
         return "\n".join(lines)
@@ -90,8 +96,9 @@ def ask_eyes(
     tokenizer: Any,
     batch: PairBatch,
     sides: tuple[TokenReading, TokenReading],
+    count: int,
 ) -> EyesAsked:
-    """Every eye on every kind of replies. `sides`: of the pairs in `batch`, hack and clean."""
+    """Every eye on every kind of replies, `count` of each. `sides`: of the pairs in `batch`, hack and clean."""
     nano = settings.policy["kind"] == "nano"
     known = settings.loophole.split("+") if nano else EYE_LOOPHOLES
     configured = configured_eye(settings.router)
@@ -104,7 +111,7 @@ def ask_eyes(
         for loophole in EYE_LOOPHOLES:
             if loophole not in known:
                 continue
-            cases = eye_cases(loophole, COUNT, settings.seed, prose_words=words)
+            cases = eye_cases(loophole, count, settings.seed, prose_words=words)
             texts = [
                 tokenize_reply(tokenizer, settings.pairs.chat_template, case.messages, case.reply)
                 for case in cases
@@ -112,7 +119,10 @@ def ask_eyes(
             name = f"{loophole}+{words}" if words else loophole
             readings = _told(read_forwards(model, texts, TokenReading, BATCH_SIZE), name)
             kinds[name] = readings, torch.tensor([case.is_hack for case in cases])
-    return EyesAsked(eye_table(looking, kinds), configured)
+    legit = legit_texts(config)
+    texts = [(text.prompt_ids, text.response_ids) for text in legit]
+    near = _told(read_forwards(model, texts, TokenReading, BATCH_SIZE), "near-hacks that are legit")
+    return EyesAsked(eye_table(looking, kinds, (near, [text.kind for text in legit])), configured)
 
 
 def _told(readings: Iterator[TokenReading], name: str) -> Iterator[TokenReading]:

@@ -154,7 +154,12 @@ def handle_pairs_check(args: argparse.Namespace) -> int:
     from recipe.commands.pairs_check import check
 
     return check(
-        args.overrides, steering=not args.no_steering, alphas=alphas, problems=args.problems, out=args.out
+        args.overrides,
+        steering=not args.no_steering,
+        alphas=alphas,
+        problems=args.problems,
+        replies=args.replies,
+        out=args.out,
     )
 
 

@@ -136,7 +136,13 @@ def normalised(options: RouterSettings, features: Tensor) -> Tensor:
 
 
 def check(
-    overrides: list[str], *, steering: bool, alphas: Sequence[float], problems: int, out: Path | None
+    overrides: list[str],
+    *,
+    steering: bool,
+    alphas: Sequence[float],
+    problems: int,
+    replies: int,
+    out: Path | None,
 ) -> int:
     """Run the checks, print the table and the verdict, write JSON and a plot; 0 if the direction is good enough.
 
@@ -150,6 +156,8 @@ def check(
         )
     if problems < 1:
         raise ValueError(f"problems={problems}: give at least 1")
+    if replies < 2:
+        raise ValueError(f"replies={replies}: give at least 2, a hack and a clean one of each kind")
     config = compose([*overrides, f"evil_moe.data.validation_problems={problems}"])
     settings = settings_from(config.evil_moe)
     if steering and settings.router.feature == "gradient":
@@ -168,7 +176,8 @@ def check(
         matched=settings.pairs.matched,
         shuffle_seed=settings.pairs.shuffle_seed,
     )
-    model, tokenizer, batch = load_adapted(config, prepare_policy(config, say), settings, pairs)
+    config.actor_rollout_ref.model.path = prepare_policy(config, say)
+    model, tokenizer, batch = load_adapted(config, config.actor_rollout_ref.model.path, settings, pairs)
     names = [layer.module_name for layer in lora2r_model(model).lora2r_layers()]
     sides, normalise = read_sides(model, batch, settings.router), settings.router.normalise
     checks = check_direction(
@@ -177,7 +186,7 @@ def check(
     eyes = None
     if sides.tokens is not None:
         say("asking eyes: labelled replies, read on the policy as it is")
-        eyes = ask_eyes(config, settings, model, tokenizer, batch, sides.tokens)
+        eyes = ask_eyes(config, settings, model, tokenizer, batch, sides.tokens, replies)
     results: list[Steered] = []
     if steering:
         v = contrastive_direction(*(normalised(settings.router, side) for side in (sides.hack, sides.clean)))

@@ -93,6 +93,17 @@ def loss_fn(model_output: dict, data: TensorDict, dp_group: Any = None) -> tuple
     return total * data["dp_size"] / NUM_ROLLOUTS, {}
 
 
+def settings_of(pooling: str = "mean") -> dict[str, Any]:
+    return {
+        **asdict(EvilMoESettings()),
+        "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True, "chat_template": {}},
+        "contrast": {"weight": CONTRAST},
+        # Beside which all else must be as without it.
+        "gradient": {"name": "split_moment", "options": {"rank_deployed": 4}},
+        "router": POOLINGS[pooling],
+    }
+
+
 def build_engine(
     model_path: str,
     settings: dict[str, Any] | None = None,
@@ -103,13 +114,7 @@ def build_engine(
 ) -> Lora2rEngine:
     """`tokens`: of a micro-batch, which bounds what the pairs' forwards hold for a backward, too. `dtype`: of the base
     and of what is computed; gradients are summed up in float32."""
-    settings = settings or {
-        **asdict(EvilMoESettings()),
-        "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True, "chat_template": {}},
-        "contrast": {"weight": CONTRAST},
-        # Beside which all else must be as without it.
-        "gradient": {"name": "split_moment", "options": {"rank_deployed": 4}},
-    }
+    settings = settings or settings_of()
     model_config = HFModelConfig(
         path=model_path,
         lora_rank=4,
@@ -303,13 +308,7 @@ def main(model_path: str, out: str, form: str, pooling: str) -> None:
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     assert form in FORMS
-    settings = {
-        **asdict(EvilMoESettings()),
-        "pairs": {"paths": None, "groups": ["hard_coding"], "matched": True, "chat_template": {}},
-        "contrast": {"weight": CONTRAST},
-        "router": POOLINGS[pooling],
-    }
-    engine = build_engine(model_path, settings, form=form)
+    engine = build_engine(model_path, settings_of(pooling), form=form)
     # Off the init, so that the quarantine has something to give and the deployed block something to stop.
     full = get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), Lora2rConfig(r=4))
     perturb(full)

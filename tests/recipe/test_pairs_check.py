@@ -60,7 +60,19 @@ def overrides(policy: Path) -> list[str]:
 
 
 def test_check_writes_what_it_says(policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["pairs", "check", *overrides(policy), "--alphas", "4", "--problems", "2", "--out", str(tmp_path)]
+    argv = [
+        "pairs",
+        "check",
+        *overrides(policy),
+        "--alphas",
+        "4",
+        "--problems",
+        "2",
+        "--replies",
+        "4",
+        "--out",
+        str(tmp_path),
+    ]
     assert cli.main(argv) == 1
     out = capsys.readouterr().out
     record = json.loads((tmp_path / "check.json").read_text())
@@ -103,6 +115,8 @@ def test_each_problem_of_a_mix_is_asked_and_graded_in_its_own_loophole(
         "4",
         "--problems",
         "3",
+        "--replies",
+        "4",
         "--out",
         str(tmp_path),
     ]
@@ -115,7 +129,9 @@ def test_each_problem_of_a_mix_is_asked_and_graded_in_its_own_loophole(
 def test_without_steering_it_is_said(
     policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli.main(["pairs", "check", *overrides(policy), "--no-steering", "--out", str(tmp_path)])
+    cli.main(
+        ["pairs", "check", *overrides(policy), "--no-steering", "--replies", "4", "--out", str(tmp_path)]
+    )
     assert capsys.readouterr().out.rstrip().endswith("(steering not checked)")
     assert json.loads((tmp_path / "check.json").read_text())["steering"] == []
 
@@ -226,7 +242,17 @@ def test_the_arms_own_kind_of_feature_and_init_are_judged(
         return direction_checks.check_direction(hack, clean, *names, **how)
 
     monkeypatch.setattr(pairs_check, "check_direction", check_direction)
-    argv = ["pairs", "check", *options, *overrides(policy), "--no-steering", "--out", str(tmp_path)]
+    argv = [
+        "pairs",
+        "check",
+        *options,
+        *overrides(policy),
+        "--no-steering",
+        "--replies",
+        "4",
+        "--out",
+        str(tmp_path),
+    ]
     assert cli.main(argv) in (0, 1)
     base = AutoModelForCausalLM.from_pretrained(policy)
     model = get_peft_model(base, Lora2rConfig(r=8, task_type="CAUSAL_LM")).eval()
