@@ -141,7 +141,7 @@ def probe_run(run_dir: Path, kind: str, out: Path, steps: str | None = None) -> 
         of_base=True,
         pooling=pooling_of(config),
         eyes=eyes,
-        normalise=config.evil_moe.router.normalise,
+        normalise=settings_from(config.evil_moe).router.normalise,
     ):
         features.append(batch)
         if time.monotonic() - shown > PROGRESS_S:
