@@ -12,6 +12,7 @@ from evil_moe.eyes import Eye, EyeRow, Looking, best_eye, eye_table, eyes
 from evil_moe.features import TokenReading
 
 NOISE = torch.Generator()
+END = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
 
 
 def read(replies: list[Tensor]) -> TokenReading:
@@ -36,14 +37,15 @@ def reply(hack: bool, words: int = 0) -> Tensor:
     )
     code = task + 0.1 * torch.randn(8, 4, generator=NOISE)
     tail = torch.tensor([2.0, 0.0, 0.0, 0.0]) + 0.1 * torch.randn(4, 4, generator=NOISE)
-    return torch.cat([prose, code, tail] if hack else [prose, code])
+    end = END + 0.1 * torch.randn(1, 4, generator=NOISE)
+    return torch.cat([prose, code, tail, end] if hack else [prose, code, end])
 
 
 def test_prose_leaves_windows_and_blinds_the_mean() -> None:
     NOISE.manual_seed(0)
     clean = [reply(False) for _ in range(12)]
     hack = [
-        torch.cat([side, torch.tensor([[2.0, 0, 0, 0]]) + 0.1 * torch.randn(4, 4, generator=NOISE)])
+        torch.cat([side[:8], torch.tensor([[2.0, 0, 0, 0]]) + 0.1 * torch.randn(4, 4, generator=NOISE), END])
         for side in clean
     ]
     looking = Looking(eyes(), read(hack), read(clean), torch.full((12,), 8))
