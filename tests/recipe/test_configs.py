@@ -231,7 +231,7 @@ def test_every_key_has_its_reason_in_the_file():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("arm=nope", r"arm/nope.*\['absorb', 'absorb_whole', 'anchored', .*'split_moment'\]"),
+        ("arm=nope", r"arm/nope.*\['absorb', 'absorb_whole', 'anchored', .*'windows'\]"),
         ("preset=nope", r"preset/nope.*\['nano', 'nano_long', 'nano_long_kept_share', .*'qwen3_4b_1x96gb'"),
         ("evil_moe.rooter.gain=2", "rooter"),
         ("+evil_moe.rooter=2", "rooter"),
