@@ -65,6 +65,7 @@ def load_adapted(
     tokenizer, system = AutoTokenizer.from_pretrained(path), settings.pairs.system
     if system is None:
         system = system_message(config, prepare_problems(config))
+        config.evil_moe.pairs.system = system  # for the near-hacks, which are read as pairs are
     batch = PairBatch(pairs, tokenizer, settings.pairs.chat_template, 0, 1, system)
     base = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
     device = "cuda" if torch.cuda.is_available() else "cpu"

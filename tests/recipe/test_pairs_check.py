@@ -181,6 +181,9 @@ def test_answers_follow_the_seed_and_the_steering_and_leave_the_global_state(pol
     config = compose([*overrides(policy), "evil_moe.data.validation_problems=3"])
     pairs = load_pairs(groups="overwritten_evaluation")
     model, tokenizer, batch = load_adapted(config, str(policy), settings_from(config.evil_moe), pairs)
+    assert config.evil_moe.pairs.system == SYSTEM, (
+        "near-hacks of the table of eyes are read with it, as pairs are"
+    )
     problems, state = prepare_problems(config).validation, torch.get_rng_state()
     plain = generate(model, tokenizer, config, problems, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
