@@ -47,7 +47,12 @@ def test_these_are_all_files():
     assert choices("preset") == sorted(PRESETS)
     assert set(MAIN_ARMS) < set(ARMS) and MAIN_ARMS == compare.MAIN_ARMS
     files = {path.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*.yaml")}
-    known = {"evil_moe.yaml", "agent_loop.yaml", *(f"prereg/{preset}.yaml" for preset in NANO)}
+    known = {
+        "evil_moe.yaml",
+        "agent_loop.yaml",
+        "prereg/nano_windows.yaml",
+        *(f"prereg/{preset}.yaml" for preset in NANO),
+    }
     assert files == known | {f"preset/{name}.yaml" for name in PRESETS} | {
         f"arm/{name}.yaml" for name in ARMS
     }
@@ -231,7 +236,7 @@ def test_every_key_has_its_reason_in_the_file():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("arm=nope", r"arm/nope.*\['absorb', 'absorb_whole', 'anchored', .*'windows'\]"),
+        ("arm=nope", r"arm/nope.*\['absorb', 'absorb_whole', 'anchored', .*'windows', 'windows_matched'\]"),
         ("preset=nope", r"preset/nope.*\['nano', 'nano_long', 'nano_long_kept_share', .*'qwen3_4b_1x96gb'"),
         ("evil_moe.rooter.gain=2", "rooter"),
         ("+evil_moe.rooter=2", "rooter"),
