@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.export import KINDS, export_rank
+from evil_moe.features import MeanPooling, make_pooling
 from evil_moe.gradients import make_gradient_transform
 from recipe.adapter_config import adapter_config, check_targets
 from recipe.doctor.checks import FAIL, FROM_GGUF, OK, WARN, Finding, is_hub_name
@@ -114,6 +115,8 @@ def workload(config: DictConfig) -> Workload:
     kv_gib = OmegaConf.select(config, f"{_ENVIRONMENT}.VLLM_CPU_KVCACHE_SPACE", default=0)
     gradient = config.evil_moe.gradient
     unrouted = gradient.name and make_gradient_transform(gradient.name, **gradient.options).needs_unrouted
+    pooling = config.evil_moe.router.pooling
+    by_mean = isinstance(make_pooling(pooling.name or "mean", **pooling.options), MeanPooling)
     param_dtype = OmegaConf.select(actor, "fsdp_config.mixed_precision.param_dtype", default="bf16")
     return Workload(
         ranks=ranks,
@@ -135,6 +138,7 @@ def workload(config: DictConfig) -> Workload:
         bucket_bytes=float(rollout.checkpoint_engine.update_weights_bucket_megabytes) * 2**20,
         graph_bytes=0.0 if on_cpu or rollout.enforce_eager else GRAPH_GB * GB,
         gradients=2 if unrouted else 1,
+        kept_rank=0 if by_mean else int(lora.r),
     )
 
 

@@ -1,7 +1,9 @@
 """What a run keeps in a GPU's memory, from the model's numbers and the config alone. 1 GB = 1e9 bytes.
 
 Training and generation alternate on one device: vLLM sleeps while the actor trains, the actor's weights and
-optimizer stay while vLLM generates. Not counted: the CUDA context and the allocator's slack, about 2 GB.
+optimizer stay while vLLM generates. Not counted: the CUDA context and the allocator's slack, about 2 GB; and, where windows are
+read in the base model's features, the pairs' bottlenecks, which stay (2 M r bytes a reply token in bfloat16: Qwen3-4B's 252
+modules, r = 32 and some 7,000 tokens of all 50 pairs make 0.1 GB).
 """
 
 from __future__ import annotations
@@ -116,6 +118,8 @@ class Workload:
         fused_head: whether verl's fused head takes the log-probs. deployed_rank: of the smaller export.
         bucket_bytes: of verl's transfer to vLLM. graph_bytes: of vLLM's CUDA graphs.
         gradients: how many of the adapter are held at once.
+        kept_rank: r, where the read of the old log-probs keeps the bottlenecks of all completion tokens until its forward is
+            over; 0 where each module's are pooled at once, as means are.
     """
 
     ranks: int
@@ -137,6 +141,7 @@ class Workload:
     bucket_bytes: float = 2 * 2**30
     graph_bytes: float = 0.0
     gradients: int = 1
+    kept_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -242,6 +247,11 @@ def sync_bytes(model: Architecture, work: Workload) -> float:
     return adapter + exported * (FP32_BYTES + 2 * work.base_bytes) + work.bucket_bytes
 
 
+def bottleneck_bytes(model: Architecture, work: Workload) -> float:
+    """What windows keep of a micro-batch, in the base's precision, M r numbers a token; every token is taken for a completion's."""
+    return work.train_tokens * model.num_linears * work.kept_rank * work.base_bytes
+
+
 def plan_memory(model: Architecture, work: Workload) -> MemoryPlan:
     """The plan of one device of `work.ranks` equal ones."""
     trained = model.lora_parameters(work.total_rank) * FP32_BYTES / work.ranks
@@ -259,6 +269,8 @@ def plan_memory(model: Architecture, work: Workload) -> MemoryPlan:
     training = (Item("gradients (fp32)", work.gradients * trained), gathered, *activation_bytes(model, work))
     reading = max(layer_bytes(model, work, backward=False), head_bytes(model, work, backward=False))
     old_log_probs = (gathered, Item("a layer, or log-probs with entropy", reading))
+    if work.kept_rank:
+        old_log_probs += (Item("token bottlenecks of the router's windows", bottleneck_bytes(model, work)),)
     base = model.parameters * work.rollout_bytes
     slots = work.lora_slots * model.lora_parameters(work.export_rank) * work.rollout_bytes
     # vLLM profiles its CUDA graphs and takes them out of its share before the cache.

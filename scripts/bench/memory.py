@@ -2,6 +2,7 @@
 
 python scripts/bench/memory.py                   # two layers, 2,048 and 6,144 tokens, shapes alone: a minute
 nice python scripts/bench/memory.py --run        # computed on the CPU, beside the process's own peak
+nice python scripts/bench/memory.py --read       # computed: the router's read without a head, windows beside means
 python scripts/bench/memory.py --head logits     # with whole logits: use_fused_kernels=false
 
 `tensors` are bytes of live tensors at the peak, what a GPU's allocator holds too; without `--run` operators are followed by
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,16 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
-from evil_moe.features import MeanPooling
-from recipe.doctor.memory_plan import GB, Architecture, Workload, activation_bytes, head_bytes, layer_bytes
+from evil_moe.features import MeanPooling, Pooling, WindowPooling
+from recipe.doctor.memory_plan import (
+    GB,
+    Architecture,
+    Workload,
+    activation_bytes,
+    bottleneck_bytes,
+    head_bytes,
+    layer_bytes,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -145,9 +155,28 @@ def measure(args: argparse.Namespace, numbers: dict[str, Any]) -> None:
             else:
                 entropy_from_logits_with_chunking(base.lm_head(hidden())[0] / 0.7)
 
-    passes = {"update": update, "layers alone": layers_alone} if args.head == "fused" else {}
-    for name, work in (passes | {"old log-probs": old_log_probs}).items():
-        tensors, rss = measured(work, run=args.run)
+    def read(pooling: Pooling) -> Callable[[], None]:
+        eyes = torch.randn(1, shapes.num_linears, 32)
+
+        @torch.no_grad()
+        def run() -> None:
+            reading = pooling.reading(lora2r_model(model))
+            with gate.gated(None, layout), gate.reading_features(reading):
+                hidden()
+            reading.features(eyes)
+
+        return run
+
+    passes: dict[str, Callable[[], object]] = {"old log-probs": old_log_probs}
+    if args.head == "fused":
+        passes = {"update": update, "layers alone": layers_alone} | passes
+    reads = {"read, means": MeanPooling(), "read, windows": WindowPooling(4)}
+    head = args.head
+    if args.read:
+        head = "none"
+        passes = {name: read(pooling) for name, pooling in reads.items()}
+    for name, work in passes.items():
+        tensors, rss = measured(work, run=args.run or args.read)
         gradients = 2 * shapes.lora_parameters(64)  # of dA and dB, here in bfloat16
         if name == "update":
             plan = sum(item.bytes for item in activation_bytes(shapes, load)) + gradients
@@ -155,10 +184,14 @@ def measure(args: argparse.Namespace, numbers: dict[str, Any]) -> None:
             inputs = t * shapes.hidden * shapes.layers * load.compute_bytes
             plan = inputs + layer_bytes(shapes, load, backward=True) + gradients
         else:
-            plan = max(layer_bytes(shapes, load, backward=False), head_bytes(shapes, load, backward=False))
-        resident = "" if rss is None else f"rss {rss / GB:5.2f} GB, "
+            plan = layer_bytes(shapes, load, backward=False)
+            if name == "old log-probs":
+                plan = max(plan, head_bytes(shapes, load, backward=False))
+            if name == "read, windows":
+                plan += bottleneck_bytes(shapes, replace(load, kept_rank=32))
+        resident = "" if rss is None else f"rss {rss / GB:6.3f} GB, "
         print(
-            f"{name:<14}{args.head:<7}{t:>6} tokens: tensors {tensors / GB:5.2f} GB, {resident}plan {plan / GB:5.2f} GB"
+            f"{name:<14}{head:<7}{t:>6} tokens: tensors {tensors / GB:6.3f} GB, {resident}plan {plan / GB:6.3f} GB"
             f" ({plan / tensors - 1:+.0%})",
             flush=True,
         )
@@ -174,6 +207,11 @@ def main() -> None:
         "--run",
         action="store_true",
         help="compute, which takes minutes and 9 GB, and read the process's memory",
+    )
+    parser.add_argument(
+        "--read",
+        action="store_true",
+        help="compute the read alone: how many windows there are is a value, which shapes do not have",
     )
     parser.add_argument("--head", choices=["fused", "logits"], default="fused")
     parser.add_argument("--tokens", type=int, help="one length alone, in this process")

@@ -184,3 +184,21 @@ def test_split_moment_holds_two_gradients():
     work = workload(compose(["arm=split_moment", "preset=qwen3_4b_1x96gb"]))
     assert (work.gradients, WORK.gradients) == (2, 1)
     assert _by_name(replace(WORK, gradients=2))["gradients (fp32)"] == pytest.approx(1.06, abs=0.005)
+
+
+def test_windows_keep_the_bottlenecks_of_all_tokens():
+    """2 bytes x 252 modules x 32 ranks = 16,128 bytes a token, of 6,144 tokens; in the pass of old log-probs alone."""
+    config = compose(["arm=windows", "preset=qwen3_4b_1x96gb"])
+    plans = {}
+    for pooling in ("window", "last", "mean"):
+        config.evil_moe.router.pooling = {"name": pooling, "options": {}}
+        plans[pooling] = plan_memory(QWEN3_4B, workload(config))
+    means = plans["mean"]
+    for pooling in ("window", "last"):
+        plan = plans[pooling]
+        assert sum(item.bytes for item in plan.old_log_probs) - sum(
+            item.bytes for item in means.old_log_probs
+        ) == pytest.approx(99_090_432)
+        assert (plan.training, plan.rollout, plan.resident) == (means.training, means.rollout, means.resident)
+        assert "token bottlenecks" in render(QWEN3_4B, workload(config), plan)
+    assert "token bottlenecks" not in render(QWEN3_4B, workload(config), means)
