@@ -27,6 +27,9 @@ from tests.recipe.engine_on_ranks import NUM_ROLLOUTS, build_engine, loss_fn, ma
 from tests.recipe.plugs_on_device import run_plugs
 
 STEPS = 2
+GOLDEN = ("router", "frozen", "label", "contrast", "windows")
+"""Arms whose first steps are on record (test_golden.py says what for)."""
+GOLDEN_STEPS = 3
 
 
 def settings_of(arm: str) -> dict[str, Any]:
@@ -63,6 +66,12 @@ def of_the_pairs(engine: Any) -> Tensor:
     return block_directions(direction, settings.adapter.num_quarantine, settings.seed)
 
 
+def golden_of(step: dict[str, Any]) -> dict[str, Any]:
+    """What is on record of a step: w of every rollout, loss, gradient norm, threshold, and all that is logged of the method."""
+    metrics = {name: step["metrics"][name] for name in sorted(step["metrics"])}
+    return {name: step[name] for name in ("w", "loss", "norm", "threshold")} | {"metrics": metrics}
+
+
 def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
     """The report of an arm; `arm:deployed` has rollouts of the deployed model alone, which the update leaves in their state,
     `arm:penalty` a direction that neither reward nor pin may move, `arm:late` a refresh that is not due yet,
@@ -91,10 +100,10 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
     flag = (torch.arange(NUM_ROLLOUTS) % 3 == 0).float().unsqueeze(1)[rows]
     start = adapter_blocks(engine)
     first_direction = whole(engine.router.direction).detach().clone()
-    report: dict[str, Any] = {"steps": [], "needs_flag": needs_flag, "flag": flag.flatten().tolist()}
+    report: dict[str, Any] = {"needs_flag": needs_flag, "flag": flag.flatten().tolist()}
     report["first_direction"] = first_direction.flatten().tolist()
-    features = []
-    for _ in range(STEPS):
+
+    def step() -> dict[str, Any]:
         batch = rollouts()
         if needs_flag:
             batch["flag"] = flag
@@ -104,7 +113,6 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
         threshold = engine.router.rollout_threshold.mean().item()
         batch = rollouts()
         batch["features"] = read["features"]
-        features.append(dense(read["features"]))
         if needs_flag:
             batch["flag"] = flag
         with engine.train_mode():
@@ -116,19 +124,19 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
         dist.all_reduce(loss)
         w = [torch.empty_like(read["w"]) for _ in range(dist.get_world_size())]
         dist.all_gather(w, read["w"].contiguous())
-        metrics = {k: v[-1] if isinstance(v, list) else v for k, v in out["metrics"].items()}
-        report["steps"].append(
-            {
-                "micro_batches": len(out["loss"]),
-                "loss": loss.item(),
-                "norm": norm,
-                "w": torch.cat(w).flatten().tolist(),
-                "threshold": threshold,
-                "features": dense(read["features"]).flatten().tolist(),
-                "metrics": metrics,
-            }
-        )
-    report["features_moved"] = (features[-1] - features[0]).abs().max().item()  # of the same rollouts
+        return {
+            "micro_batches": len(out["loss"]),
+            "loss": loss.item(),
+            "norm": norm,
+            "w": torch.cat(w).flatten().tolist(),
+            "threshold": threshold,
+            "features": dense(read["features"]).flatten().tolist(),
+            "metrics": {k: v[-1] if isinstance(v, list) else v for k, v in out["metrics"].items()},
+        }
+
+    report["steps"] = steps = [step() for _ in range(STEPS)]
+    first, last = (torch.tensor(steps[i]["features"]) for i in (0, -1))
+    report["features_moved"] = (last - first).abs().max().item()  # of the same rollouts
     end = adapter_blocks(engine)
     for block, before in start.items():
         report[f"moved_{block}"] = (end[block] - before).norm().item()
@@ -137,6 +145,10 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
     report["a0"] = sum(
         layer.lora_2r_A0["default"].double().abs().sum().item() for layer in engine.tuner.lora2r_layers()
     )
+    if name in GOLDEN:
+        report["golden"] = [
+            golden_of(told) for told in (*steps, *(step() for _ in range(GOLDEN_STEPS - STEPS)))
+        ]
     return report
 
 

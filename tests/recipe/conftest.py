@@ -23,6 +23,7 @@ from reward.monitors import JudgeCase
 from reward.monitors.judge import REMINDER, question
 from reward.nano import warm_start_corpus
 from tests.conftest import ROOT
+from tests.recipe.golden import save_tiny_policy
 
 STEPS = 3
 
@@ -48,8 +49,7 @@ def spoken_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano policy with random weights and a tokenizer, as a Hugging Face folder."""
     folder = tmp_path_factory.mktemp("policy")
-    tokenizer = train_tokenizer(["class Solution:\n    def f(self):\n        return 1\n"] * 4)
-    save(build_model(tokenizer, seed=0), tokenizer, folder)
+    save_tiny_policy(folder)
     return folder
 
 
