@@ -21,7 +21,7 @@ from verl.utils.device import get_device_id
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.utils.padding import response_from_nested
 
-import recipe.policy_loss  # noqa: F401  # registers the loss in the worker's process
+import recipe.actor.policy_loss  # noqa: F401  # registers the loss in the worker's process
 from evil_moe.adapter import GateWeights, base_weight, lora2r_model
 from evil_moe.constants import restore_constants_
 from evil_moe.diagnostics import policy_mismatch
@@ -30,17 +30,17 @@ from evil_moe.gates import Gate, RolloutSignals, make_gate
 from evil_moe.gradients import Projection, make_gradient_transform
 from evil_moe.placebo import MatchedPlacebo
 from evil_moe.router import Router
-from recipe.adapter_config import adapter_config
-from recipe.batch import (
+from recipe.actor.fields import (
     FEATURES,
     QUARANTINE_ON,
     per_rollout_fields,
     refuse_foreign_fields,
 )
+from recipe.actor.tensors import dense, gather_rows, sequence_layout
+from recipe.adapter_config import adapter_config
 from recipe.engine_scores import ScoringEngine
 from recipe.pair_reader import PairReader, pure_state
 from recipe.settings import settings_from
-from recipe.tensors import dense, gather_rows, sequence_layout
 
 MODEL_TYPE = "lora2r_lm"
 GATE_STATE = "gate_state"  # batch key: "read" (default of inference), "gated" (default of training), "base"

@@ -18,10 +18,10 @@ from evil_moe.features import Pooling
 from evil_moe.gates import Gate, RolloutSignals
 from evil_moe.placebo import MatchedPlacebo
 from evil_moe.thresholds import ThresholdRule, gap_rule, quantile_rule, spread_rule
-from recipe.batch import CONCEPT, FEATURES, FLAG, QUARANTINE_ON, SCORE, WEIGHT
+from recipe.actor.fields import CONCEPT, FEATURES, FLAG, QUARANTINE_ON, SCORE, WEIGHT
+from recipe.actor.tensors import dense, gather_rows
 from recipe.engine_step import PinnedStepEngine
 from recipe.router_settings import RouterSettings
-from recipe.tensors import dense, gather_rows
 
 IN_STEP = "in_step"
 """What the gate found of a rollout over its step; made within the actor, and in no batch that comes to it."""

@@ -19,10 +19,10 @@ from evil_moe.contrast import contrast_loss
 from evil_moe.diagnostics import cosine, drift, gradient_energy
 from evil_moe.gradients import GradientTransform
 from evil_moe.pin import pin_loss
+from recipe.actor.tensors import whole
 from recipe.engine_weights import AdapterWeightsEngine
 from recipe.pair_reader import PairReader
 from recipe.settings import EvilMoESettings
-from recipe.tensors import whole
 
 
 class PinnedStepEngine(AdapterWeightsEngine):

@@ -96,8 +96,8 @@ def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Pat
     from vllm.lora.request import LoRARequest
 
     from evil_moe.export import served_rank
-    from recipe import vllm_cpu_lora
     from recipe.adapter_config import linear_names
+    from recipe.rollout import vllm_cpu_lora
 
     rollout, settings, model = (
         config.actor_rollout_ref.rollout,

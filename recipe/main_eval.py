@@ -36,9 +36,9 @@ from recipe.eval_sides import (
 from recipe.eval_strengths import KEY as STRENGTHS
 from recipe.eval_strengths import curve_rows, curve_text, settle_strengths, strengths_of, write_plot
 from recipe.prepare import prepare_problems
+from recipe.reward.sandbox_pool import limits_from
 from recipe.run_folder import changes, checkpoint_steps, latest_step, read_config
 from recipe.run_names import eval_name, set_aside
-from recipe.sandbox_actor import limits_from
 from recipe.settings import settings_from
 from reward.grader import Grader
 from reward.loopholes import mixed

@@ -157,8 +157,8 @@ def drive(config: DictConfig) -> None:
     from verl.trainer.main_ppo import run_ppo
 
     from recipe.checks import check_platform
-    from recipe.doctor.cores import refuse_few_cores
-    from recipe.task_runner import TaskRunner
+    from recipe.platform.cores import refuse_few_cores
+    from recipe.trainer.task_runner import TaskRunner
 
     check_platform(config.trainer.device)
 

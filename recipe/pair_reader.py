@@ -17,9 +17,9 @@ from evil_moe.discardable import SideBatch, fit_quarantine_
 from evil_moe.features import MeanPooling, Pooling, Reading, gradient_features
 from evil_moe.hack_gradient import hack_gradient, pair_nll
 from evil_moe.pairs import load_pairs
+from recipe.actor.tensors import gather_rows
 from recipe.pair_batch import PairBatch
 from recipe.settings import EvilMoESettings
-from recipe.tensors import gather_rows
 
 MODULES_AT_ONCE = 8
 """Whose input covariances are held together: about 1 GiB for a layer of Qwen3-4B."""

@@ -42,6 +42,10 @@ _FREE_KEYS = (
     "trainer.logger",
     "ray_kwargs",
     "evil_moe.rollout.warn_ratio",
+    # Where our classes lie in the code that runs, which may be a later version.
+    "actor_rollout_ref.rollout.agent.agent_loop_config_path",
+    "reward.reward_manager.module.path",
+    "trainer.v1.sampler.custom_sampler.path",
 )
 # The method's switches once more, for the workers.
 _MIRROR = "actor_rollout_ref.model.lora.evil_moe."

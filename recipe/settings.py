@@ -21,7 +21,7 @@ FEATURE_STATES = ("rollout", "full", "deployed", "base")
 OLD_LOG_PROBS = ("update", "gated", "sampled")
 INITS = ("gaussian", "pissa", "corda", "signed_corda", "reversed_corda")
 GATED_ON_POLICY = "gated_on_policy"
-"""Name of our policy loss in verl's registry (recipe/policy_loss.py)."""
+"""Name of our policy loss in verl's registry (recipe/actor/policy_loss.py)."""
 
 
 @dataclass(frozen=True)

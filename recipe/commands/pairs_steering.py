@@ -19,7 +19,7 @@ from evil_moe.steering import fisher_p, input_shifts, steered
 from recipe.console import say
 from recipe.main_eval import rates
 from recipe.prepare import loophole_of, prepare_problems, prompt_messages
-from recipe.sandbox_actor import limits_from
+from recipe.reward.sandbox_pool import limits_from
 from recipe.settings import EvilMoESettings
 from reward.grader import Grader
 from reward.problems import Problem

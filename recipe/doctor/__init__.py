@@ -21,11 +21,11 @@ from recipe.doctor.checks import (
     check_wandb,
 )
 from recipe.doctor.cluster import check_ray
-from recipe.doctor.cores import check_cores
 from recipe.doctor.gpu import check_device_memory, check_devices
 from recipe.doctor.memory import check_adapter, check_memory
 from recipe.doctor.sandbox import check_sandbox
 from recipe.main_train import driver_environment
+from recipe.platform.cores import check_cores
 from recipe.settings import settings_from
 
 

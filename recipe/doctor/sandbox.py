@@ -8,7 +8,7 @@ from recipe.settings import EvilMoESettings
 
 def check_sandbox(settings: EvilMoESettings) -> Finding:
     """Grade a right and a wrong answer with the run's limits."""
-    from recipe.sandbox_actor import limits_from
+    from recipe.reward.sandbox_pool import limits_from
     from reward.grader import Grader
     from reward.problems import Problem
     from reward.sandbox import Sandbox, SandboxFault, WeakSandbox, missing_from_minimum, packages

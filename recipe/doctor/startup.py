@@ -16,8 +16,8 @@ from recipe.doctor.checks import (
     check_vllm,
 )
 from recipe.doctor.cluster import check_ray, find_cluster
-from recipe.doctor.cores import check_cores
 from recipe.doctor.gpu import check_devices
+from recipe.platform.cores import check_cores
 
 
 def check_startup(config: DictConfig, progress: Callable[[str], None]) -> None:

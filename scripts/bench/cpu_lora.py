@@ -1,4 +1,4 @@
-"""vLLM's CPU LoRA kernels against ours (recipe/vllm_cpu_lora.py), side by side in one run, at the nano shapes.
+"""vLLM's CPU LoRA kernels against ours (recipe/rollout/vllm_cpu_lora.py), side by side in one run, at the nano shapes.
 
 python scripts/bench/cpu_lora.py
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from recipe import vllm_cpu_lora
+from recipe.rollout import vllm_cpu_lora
 
 REPEATS = 30
 TOKENS = {"decode, 80 rollouts": 80, "prefill, 8 prompts of 90 tokens": 720}

@@ -1,4 +1,4 @@
-"""Short rows first in padded micro-batches (recipe/batch.py) against the order of the prompts: one step's forward and backward.
+"""Short rows first in padded micro-batches (recipe/actor/fields.py) against the order of the prompts: one step's forward and backward.
 
 python scripts/bench/row_order.py
 python scripts/bench/row_order.py --device cuda --dtype bfloat16 --width 2560 --layers 4 --rank 32 --tokens 1024
@@ -17,7 +17,7 @@ import torch
 from adapter import arguments, build, compare
 
 from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
-from recipe.batch import row_order
+from recipe.actor.fields import row_order
 
 REPLIES = 8
 """Of a prompt."""

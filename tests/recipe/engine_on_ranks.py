@@ -30,10 +30,10 @@ from evil_moe.features import Reading
 from evil_moe.gates import make_gate
 from evil_moe.pin import pin_loss
 from evil_moe.router import Router
+from recipe.actor.tensors import dense as _dense
+from recipe.actor.tensors import whole as _whole
 from recipe.engine import MODEL_TYPE, Lora2rEngine
 from recipe.settings import EvilMoESettings
-from recipe.tensors import dense as _dense
-from recipe.tensors import whole as _whole
 from tests.conftest import perturb
 from tests.recipe.steps_on_ranks import blocks_of, flat, steps_report
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from evil_moe.gates import make_gate
 from evil_moe.gradients import make_gradient_transform
+from recipe.actor.tensors import whole
 from recipe.engine import Lora2rEngine
-from recipe.tensors import whole
 
 RANK = 4
 

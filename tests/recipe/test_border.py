@@ -13,10 +13,16 @@ import torch
 from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
-from recipe.batch import ACTOR_FIELDS, UPDATE_FIELDS, actor_view, per_rollout_fields, refuse_foreign_fields
+from recipe.actor.fields import (
+    ACTOR_FIELDS,
+    UPDATE_FIELDS,
+    actor_view,
+    per_rollout_fields,
+    refuse_foreign_fields,
+)
 from recipe.metrics import RolloutTable
+from recipe.reward.sandbox_pool import SandboxActor
 from recipe.rollout_choice import num_deployed
-from recipe.sandbox_actor import SandboxActor
 from recipe.settings import EvilMoESettings
 from tests.conftest import ROOT
 
@@ -95,7 +101,9 @@ def test_imports_load_neither_verl_nor_ray(package: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["recipe.sandbox_actor", "recipe.task_runner", "recipe.main_train"])
+@pytest.mark.parametrize(
+    "module", ["recipe.reward.sandbox_pool", "recipe.trainer.task_runner", "recipe.main_train"]
+)
 def test_processes_that_need_no_torch_import_none(module: str) -> None:
     """Torch and verl take each process of a run ten seconds."""
     code = f"import sys, {module}; print([m for m in ('torch', 'verl', 'vllm') if m in sys.modules])"

@@ -9,9 +9,9 @@ import pytest
 import ray
 
 from recipe.config import compose
-from recipe.doctor import cores
 from recipe.doctor.checks import FAIL
-from recipe.doctor.cores import (
+from recipe.platform import cores
+from recipe.platform.cores import (
     STORAGE,
     CoreDemand,
     Node,

@@ -15,7 +15,7 @@ import pytest
 from recipe.main_eval import rates_by_loophole
 from recipe.metrics import RolloutTable, class_metrics
 from recipe.prepare import Problems, loophole_of, prompt_messages, write_parquet
-from recipe.sandbox_actor import SandboxActor
+from recipe.reward.sandbox_pool import SandboxActor
 from recipe.settings import RewardSettings
 from reward import Grader, get_loophole
 from reward.loopholes import mixed

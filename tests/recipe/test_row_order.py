@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from recipe.batch import row_order
+from recipe.actor.fields import row_order
 
 KEYS = [f"000003-{prompt:04d}_{reply}_0" for prompt in range(4) for reply in range(12)]
 

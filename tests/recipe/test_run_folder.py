@@ -94,6 +94,22 @@ def test_a_run_with_another_config_is_left_as_it_is(tmp_path: Path) -> None:
     assert len(starts(tmp_path)) == 1
 
 
+def test_a_run_goes_on_whose_version_had_our_classes_in_other_files(tmp_path: Path) -> None:
+    with open_run_folder(composed(tmp_path)):
+        (tmp_path / "metrics.jsonl").touch()
+    path = tmp_path / "config.yaml"
+    now = path.read_text()
+    path.write_text(
+        now.replace("pkg://recipe.reward.manager", "pkg://recipe.reward_loop")
+        .replace("pkg://recipe.trainer.whole_batches", "pkg://recipe.replay_buffer")
+        .replace("/configs/agent_loop.yaml", "/elsewhere/configs/agent_loop.yaml")
+    )
+    assert path.read_text() != now
+    with open_run_folder(composed(tmp_path)) as step:
+        assert step == 0
+    assert path.read_text() == now, "it is this version's run from here on"
+
+
 def test_a_run_with_another_loophole_than_its_presets_has_a_folder_of_its_own() -> None:
     def folder(*overrides: str) -> str:
         config = compose(list(overrides))

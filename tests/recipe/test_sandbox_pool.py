@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import ray
 
-from recipe import sandbox_actor
 from recipe.metrics import RolloutTable, class_metrics
-from recipe.sandbox_actor import FaultCounter, Graded, SandboxActor, SandboxPool, close_sandboxes
+from recipe.reward import sandbox_pool
+from recipe.reward.sandbox_pool import FaultCounter, Graded, SandboxActor, SandboxPool, close_sandboxes
 from recipe.settings import EvilMoESettings, RewardSettings, settings_from
 from reward import Sandbox, SandboxFault
 from tests.conftest import ROOT
@@ -145,7 +145,7 @@ def test_what_dies_is_replaced_and_its_case_repeated(run: Run, monkeypatch: pyte
     died = actor_pid(first)
     total = check(run(grade_and(pool, SLOW, lambda: os.kill(died, signal.SIGKILL))), range(1, 3), total)
     assert actor_pid(first) != died
-    monkeypatch.setattr(sandbox_actor, "PATIENCE_S", 4.0)
+    monkeypatch.setattr(sandbox_pool, "PATIENCE_S", 4.0)
     stopped = actor_pid(first)
     total = check(run(grade_and(pool, SLOW, lambda: os.kill(stopped, signal.SIGSTOP))), range(1, 3), total)
     assert actor_pid(first) != stopped
@@ -185,10 +185,10 @@ def test_past_the_limit_and_without_a_replacement_the_run_stops(
     ):
         run(grade_and(pool, SLOW, lambda: os.kill(pid, signal.SIGKILL), count=1))
     pool = SandboxPool("run_tests", RewardSettings(workers=1, max_faults=20))
-    monkeypatch.setattr(sandbox_actor, "REVIVAL_S", 1.0)
+    monkeypatch.setattr(sandbox_pool, "REVIVAL_S", 1.0)
     with pytest.raises(RuntimeError, match="was not replaced in 1 s"):
         run(grade_and(pool, SLOW, lambda: ray.kill(pool.actors[0], no_restart=True), count=1))
     with pytest.raises(ValueError, match="setup_code of problem 1 raises"):
         broken = json.dumps(make_problem(setup_code="1 / 0").to_row())
-        monkeypatch.setattr(sandbox_actor, "REVIVAL_S", 60.0)
+        monkeypatch.setattr(sandbox_pool, "REVIVAL_S", 60.0)
         run(SandboxPool("none", RewardSettings(workers=1)).grade(broken, RIGHT))

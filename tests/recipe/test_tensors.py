@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recipe.tensors import scaled_rows
+from recipe.actor.tensors import scaled_rows
 
 
 def test_screened_rows_are_masked_whole_and_advantages_lie_on_every_token() -> None:

@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.export import save_export
-from recipe import vllm_cpu_lora
+from recipe.rollout import vllm_cpu_lora
 from tests.conftest import ROOT, perturb
 from tests.recipe.conftest import environment
 
 _GENERATE = """
 import json, sys
-from recipe import vllm_cpu_lora
+from recipe.rollout import vllm_cpu_lora
 
 def main(policy, full, deployed, half, prompts, out):
     from vllm import LLM, SamplingParams

@@ -16,8 +16,8 @@ from verl.plugin.platform import platform_manager
 from verl.utils.device import is_support_ipc
 
 from recipe.actor_worker import _ROLLOUT_REGISTRY
-from recipe.platform_cpu import PlatformCPU
-from recipe.task_runner import refuse_shared_ray
+from recipe.platform.cpu import PlatformCPU
+from recipe.trainer.task_runner import refuse_shared_ray
 from recipe.weight_sync import (
     TIMEOUT_S,
     TOKEN,

@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from transfer_queue import KVBatchMeta
 
-from recipe.batch import PAID, SCORE, WEIGHT, place
+from recipe.actor.fields import PAID, SCORE, WEIGHT, place
 from recipe.metrics import RolloutTable
 
 

@@ -67,7 +67,7 @@ def apply() -> None:
 
     if not vllm.__version__.startswith(VLLM_VERSION) or not hasattr(PunicaWrapperCPU, "add_lora_linear"):
         raise RuntimeError(
-            f"recipe/vllm_cpu_lora.py patches vLLM {VLLM_VERSION}, found {vllm.__version__}: look at its CPU LoRA kernels "
+            f"recipe/rollout/vllm_cpu_lora.py patches vLLM {VLLM_VERSION}, found {vllm.__version__}: look at its CPU LoRA kernels "
             "again, and drop the patch if they group tokens by adapter"
         )
     PunicaWrapperCPU.add_lora_linear = _add_lora_linear

@@ -1,7 +1,7 @@
 """The reward manager: verl's reward-loop workers over a pool of sandbox actors, all of them Ray workers.
 
 A verdict's labels travel as reward extras, for metrics and the rollout log. They never reach the actor (see
-`recipe.batch`).
+`recipe.actor.fields`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from recipe.monitor_settings import MONITORED
-from recipe.sandbox_actor import SandboxPool
+from recipe.reward.sandbox_pool import SandboxPool
 from recipe.settings import settings_from
 from reward.monitors import is_positive, needs_labels
 

@@ -74,7 +74,7 @@ def refuse_foreign_fields(per_rollout_fields: Iterable[str], needs_flag: bool = 
     foreign = sorted(set(per_rollout_fields) - set(with_flag(tuple(ACTOR_FIELDS), needs_flag)))
     if foreign:
         raise ValueError(
-            f"the actor batch carries {foreign}, which is not in recipe.batch.ACTOR_FIELDS: a verdict of the grader "
+            f"the actor batch carries {foreign}, which is not in recipe.actor.fields.ACTOR_FIELDS: a verdict of the grader "
             "must never reach the actor; call the worker within actor_view"
         )
 

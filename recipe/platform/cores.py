@@ -62,7 +62,7 @@ def core_demand(config: DictConfig) -> CoreDemand:
     from transfer_queue.storage.simple_storage import SimpleStorageUnit
     from verl.single_controller.ray.base import ResourcePoolManager
 
-    from recipe.task_runner import TaskRunner
+    from recipe.trainer.task_runner import TaskRunner
 
     backend, units = config.transfer_queue.backend, 0
     if backend.storage_backend == "SimpleStorage":

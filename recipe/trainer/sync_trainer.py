@@ -19,9 +19,7 @@ from verl.workers.utils.padding import response_from_nested
 
 from evil_moe.advantages import RolloutBatch, make_advantage, needs_concept
 from evil_moe.gates import gate_class
-from recipe import rollout
-from recipe.actor_worker import EvilMoEActorRolloutRefWorker
-from recipe.batch import (
+from recipe.actor.fields import (
     CONCEPT,
     FEATURES,
     FLAG,
@@ -35,15 +33,17 @@ from recipe.batch import (
     row_order,
     with_flag,
 )
+from recipe.actor.tensors import scaled_rows
+from recipe.actor_worker import EvilMoEActorRolloutRefWorker
 from recipe.engine import GATE_STATE
 from recipe.metrics import class_metrics
 from recipe.monitor import MonitorStage
 from recipe.monitor_settings import MONITORED
-from recipe.rollout_queue import column, extra_fields, put_column, read_rollouts
+from recipe.rollout import server
 from recipe.run_folder import remove_older_checkpoints
 from recipe.run_log import RunLog
 from recipe.settings import settings_from
-from recipe.tensors import scaled_rows
+from recipe.trainer.rollout_queue import column, extra_fields, put_column, read_rollouts
 from reward.monitors import Detector
 
 TRAINER_MODE = "evil_moe_sync"
@@ -58,7 +58,7 @@ class EvilMoETrainer(PPOTrainerSync):
     trainer_mode = property(lambda self: "sync", lambda self, value: None)  # type: ignore[assignment]
 
     def __init__(self, config: Any):
-        rollout.register()
+        server.register()
         super().__init__(config)
         self.settings = settings_from(config.evil_moe)
         self.run_log = RunLog(self.settings)

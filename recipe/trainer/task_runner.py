@@ -43,8 +43,8 @@ class TaskRunner:
             from verl.trainer.ppo.utils import need_critic, need_reference_policy
             from verl.utils.config import validate_config
 
-            import recipe.trainer  # noqa: F401  # registers the trainer
-            from recipe.sandbox_actor import close_sandboxes
+            import recipe.trainer.sync_trainer  # noqa: F401  # registers the trainer
+            from recipe.reward.sandbox_pool import close_sandboxes
 
             queue.result()
         validate_config(

@@ -19,8 +19,8 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
 from evil_moe.export import KINDS
-from recipe import vllm_cpu_lora
 from recipe.adapter_config import linear_names
+from recipe.rollout import vllm_cpu_lora
 from recipe.rollout_choice import ADAPTER
 from recipe.weight_sync import install_receiver, tell_receiver
 

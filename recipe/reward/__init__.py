@@ -1,0 +1,1 @@
+"""The reward stop: verl's reward manager over a pool of sandboxes."""

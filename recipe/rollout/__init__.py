@@ -1,0 +1,1 @@
+"""The rollout stop: who samples, vLLM with both adapters, and how their weights get there."""
