@@ -1,0 +1,61 @@
+"""Append evaluated runs to a CSV file of `docs/data`: `scripts/site/add_runs.py nano_main runs/nano/router/seed0 ...`.
+
+A row has what `eval/eval.json` says of the run's sides, and the commit that its provenance names. A run that the file
+has already, by arm, seed and commit, is left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+from tables import DATA, SIDES, rows
+
+from evil_moe.report import load_run
+
+RATES = ("loophole", "hack", "solve", "compile")
+
+
+def row(folder: Path) -> dict[str, Any]:
+    """The run's row.
+
+    Raises:
+        ValueError: it has not been evaluated, or parts of it were trained by different commits.
+    """
+    run = load_run(folder)
+    if run.evaluation is None:
+        raise ValueError(f"{folder} has no eval/eval.json: evil-moe eval {folder}")
+    commits = {start["git"]["commit"][:7] for start in run.provenance["starts"]}
+    if len(commits) != 1:
+        raise ValueError(
+            f"{folder} was trained by several commits ({', '.join(sorted(commits))}): train it anew"
+        )
+    found: dict[str, Any] = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "commit": commits.pop(),
+        "answers": run.evaluation.samples,
+    }
+    for side in SIDES:
+        rates = getattr(run.evaluation, side)
+        found |= {f"{side}_{rate}": "" if rates is None else getattr(rates, rate) for rate in RATES}
+    auroc = run.evaluation.auroc
+    return found | {"auroc": "" if auroc is None else round(auroc, 6)}
+
+
+def main(name: str, folders: list[str]) -> None:
+    """Append the runs that the file does not have yet."""
+    have = {(r["arm"], r["seed"], r["commit"]) for r in rows(name)}
+    new = [row(Path(folder)) for folder in folders]
+    new = [r for r in new if (r["arm"], str(r["seed"]), r["commit"]) not in have]
+    with (DATA / f"{name}.csv").open("a", newline="") as file:
+        csv.DictWriter(file, list(rows(name)[0]), lineterminator="\n").writerows(new)
+    print(f"{len(new)} runs added to docs/data/{name}.csv")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,61 @@
+"""The catalogue of arms, from the files in `configs/arm`: what each is, which arm it starts from, what it sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evil_moe.report.markdown import table
+
+ARMS = Path(__file__).resolve().parents[2] / "configs/arm"
+
+
+def catalogue() -> list[str]:
+    """A row for each arm."""
+    return [
+        "",
+        *table(
+            ["arm", "starts from", "what it is", "sets"], [row(path) for path in sorted(ARMS.glob("*.yaml"))]
+        ),
+        "",
+    ]
+
+
+def row(path: Path) -> list[str]:
+    """The file's own words, its base, and the keys that it sets below `evil_moe`, or from the top elsewhere."""
+    content: dict[str, Any] = yaml.safe_load(path.read_text())
+    base = [name for name in content.pop("defaults", []) if name != "_self_"]
+    own = content.pop("evil_moe")
+    own.pop("arm")
+    sets = [f"`{key}: {value}`" for key, value in (*flat(own), *flat(content))]
+    return [
+        f"`{path.stem}`",
+        ", ".join(f"`{name}`" for name in base),
+        what(path.read_text()),
+        "<br>".join(sets),
+    ]
+
+
+def what(text: str) -> str:
+    """The comment below the first line, which is Hydra's, up to the first command in it (indented by three)."""
+    lines = []
+    for line in text.splitlines()[1:]:
+        if not line.startswith("#") or line.startswith("#   "):
+            break
+        lines.append(line.removeprefix("# "))
+    return " ".join(lines)
+
+
+def flat(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """`a.b` and the value as YAML has it, of every leaf."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{above}{key}.")
+        else:
+            yield (
+                f"{above}{key}",
+                yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip(),
+            )
