@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo compare test test-long test-fast lint format bench attacks lock doctor clean
+.PHONY: help setup demo compare test test-long test-fast lint format bench attacks docs lock doctor clean
 
 # What `make demo` runs; `make demo SEED=1` is another seed, `make demo ARM=absorb` another arm.
 ARM ?= router
@@ -53,13 +53,18 @@ bench: setup ## Measure the hot paths: sandbox, adapter, LoRA of the rollout, gr
 attacks: setup ## Print what each family of attacks on the grader gained and harmed
 	@PYTHONPATH=. $(bin)/python scripts/attack_table.py
 
-lock: setup ## Compile requirements/cpu.lock anew
+docs: setup ## Build the documentation in site/, its links checked
+	@$(bin)/pip install --quiet --no-deps --disable-pip-version-check -r requirements/docs.lock
+	@$(bin)/python scripts/site/build.py
+	@NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict --quiet && echo "docs: site/index.html"
+
+lock: setup ## Compile requirements/cpu.lock and docs.lock anew
 	@scripts/lock.sh
 
 doctor: setup ## Check this machine against a preset, and plan the memory: make doctor PRESET=qwen3_4b_1x96gb
 	@$(evil_moe) doctor $(run)
 
 clean: ## Remove .venv, caches and build files; runs/ stays
-	@rm -rf .venv build cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv build cache site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
 	@if [ -d runs ]; then echo "runs/ is left as it is ($$(du -sh runs | cut -f1)); remove it yourself if you want it gone"; fi

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compiles requirements/cpu.lock from pyproject.toml (base, cpu, dev), requirements/cpu.in and cpu.override.
+# Compiles requirements/cpu.lock from pyproject.toml (base, cpu, dev), requirements/cpu.in and cpu.override, and
+# requirements/docs.lock from docs.in, at the versions of cpu.lock where both have a package.
 # Versions that are in the lock stay unless they must move; `scripts/lock.sh --upgrade` moves all of them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,3 +22,6 @@ fi
   --override requirements/cpu.override --python-version 3.11 "${source[@]}" "$@" \
   --no-header --no-emit-find-links --no-emit-index-url --annotation-style line --output-file requirements/cpu.lock
 echo "lock: $(grep -c == requirements/cpu.lock) packages in requirements/cpu.lock"
+"$uv" pip compile --quiet requirements/docs.in --constraint requirements/cpu.lock --python-version 3.11 "${source[@]}" "$@" \
+  --no-header --no-emit-find-links --no-emit-index-url --annotation-style line --output-file requirements/docs.lock
+echo "lock: $(grep -c == requirements/docs.lock) packages in requirements/docs.lock"
