@@ -1,0 +1,86 @@
+"""What the README and the pages say is so: made parts are fresh, links lead somewhere, the example of a plug runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from evil_moe.advantages import RolloutBatch, make_advantage
+from recipe.config import compose
+from tests.conftest import ROOT
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+LINK = re.compile(r"(?<!`)\[[^\]\n]*\]\(([^)\s]+)\)")
+
+
+def test_what_is_made_from_data_is_fresh():
+    """Tables of results, the catalogue of arms, the config reference, the verl contract and the figures."""
+    done = subprocess.run(
+        [sys.executable, "scripts/site/build.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_front_page_is_short_and_names_commands_that_are_there():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 110
+    assert "<!--" not in text
+    assert not re.search(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{7,40}\b", text), "no commit hashes"
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= set(targets)
+    assert "make --no-print-directory test" in (ROOT / ".ci/run").read_text() and "    make test " in text
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_links_lead_to_files(page: Path):
+    """`mkdocs build --strict` checks the site's; this one also the README's, and needs no mkdocs."""
+    links = [link.partition("#")[0] for link in LINK.findall(page.read_text()) if "://" not in link]
+    missing = [link for link in links if link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text()
+    assert [page.name for page in PAGES if f": {page.name}\n" not in menu] == []
+
+
+def test_the_site_tools_are_pinned_alike():
+    import tomllib
+
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["docs"]
+    lock = (ROOT / "requirements/docs.lock").read_text()
+    assert extra and all(re.search(rf"^{re.escape(pin)} ", lock, re.M) for pin in extra)
+    cpu = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements/cpu.lock").read_text(), re.M))
+    docs = dict(re.findall(r"^([\w.-]+)==(\S+)", lock, re.M))
+    assert {name: docs[name] for name in docs.keys() & cpu.keys()} == {
+        name: cpu[name] for name in docs.keys() & cpu.keys()
+    }
+
+
+def test_the_example_of_adding_a_method_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (ROOT / "docs/adding_a_method.md").read_text()
+    (plug,), (arm,) = (
+        re.findall(rf"^```{kind}\n(.*?)^```", text, re.M | re.S) for kind in ("python", "yaml")
+    )
+    for path, content in (
+        ("my_lab/__init__.py", ""),
+        ("my_lab/capped.py", plug),
+        ("my_configs/arm/capped.yaml", arm),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = compose(
+        [f"hydra.searchpath=[pkg://verl.trainer.config,file://{tmp_path}/my_configs]", "arm=capped"]
+    ).evil_moe
+    assert (config.arm, config.gate.name) == (yaml.safe_load(arm)["evil_moe"]["arm"], "none")
+    transform = make_advantage(config.advantage.name, **config.advantage.options)
+    reward, w = torch.tensor([0.5, 3.5, 0.0, 3.0]), torch.zeros(4)
+    batch = RolloutBatch(reward, w, torch.tensor([0, 0, 1, 1]), torch.ones(4, dtype=torch.bool))
+    assert transform(batch).tolist() == [-0.25, 0.25, -0.5, 0.5]
