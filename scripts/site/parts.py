@@ -6,7 +6,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import arms, config, contract, figures, tables
+import arms
+import config
+import contract
+import figures
+import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 _MARKED = re.compile(r"(<!-- begin: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
