@@ -59,7 +59,7 @@ def fit_quarantine_(
     """
     if not batches or steps < 1:
         raise ValueError(f"{steps} steps on {len(batches)} batches fit nothing: both must be at least 1")
-    gate, config = lora2r_model(model).rollout_gate, model.peft_config["default"]
+    state, config = lora2r_model(model).forward_state, model.peft_config["default"]
     trained = [p for name, p in model.named_parameters() if "lora_2r_d" in name and p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
     losses = []
@@ -69,7 +69,7 @@ def fit_quarantine_(
         on = torch.ones(sides, device=batch.completion.device)
         weights = GateWeights(m=on.unsqueeze(1).expand(-1, config.num_quarantine), d=on)
         model.zero_grad(set_to_none=True)
-        with gate.gated(weights, SequenceLayout(None, batch.completion, sides)):
+        with state.gated(weights, SequenceLayout(None, batch.completion, sides)):
             nll = pair_nll(model, completion=batch.completion, **batch.inputs)
             loss = nll.sum() / (sides if denominator is None else denominator)
             loss.backward()

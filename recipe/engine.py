@@ -137,7 +137,7 @@ class Lora2rEngine(ScoringEngine):
         try:
             out = super().forward_backward_batch(data, loss_function, forward_only)
         finally:
-            self.tuner.rollout_gate.clear()
+            self.tuner.forward_state.clear()
         if self._gate_state == "read":
             self._add_weights(out["model_output"], data)
         if not forward_only:
@@ -169,7 +169,7 @@ class Lora2rEngine(ScoringEngine):
         try:
             super().forward_backward_batch(data, loss_function)
         finally:
-            self.tuner.rollout_gate.clear()
+            self.tuner.forward_state.clear()
         unrouted = {name: grad for name in blocks if (grad := trained[name].grad) is not None}
         for name, p in trained.items():
             p.grad = routed[name]
@@ -184,7 +184,7 @@ class Lora2rEngine(ScoringEngine):
     ) -> tuple[Tensor, dict]:
         micro_batch = micro_batch.to(get_device_id())  # verl moves a copy of its own
         reads = self._gate_state == "read" and not self.tuner.lora2r_layers()[0].disable_adapters
-        gate, self._gate_signals = self.tuner.rollout_gate, None
+        gate, self._gate_signals = self.tuner.forward_state, None
         self._read, self._probes = None, None
         with ExitStack() as stack:
             if reads and self.settings.router.feature == "gradient":
@@ -205,7 +205,7 @@ class Lora2rEngine(ScoringEngine):
         if self._gate_state == "base" or self.tuner.lora2r_layers()[0].disable_adapters:
             return inputs, output_args
         # Set, not scoped: gradient checkpointing runs the layers again in the backward.
-        self.tuner.rollout_gate.set(self._weights(micro_batch), sequence_layout(micro_batch, inputs))
+        self.tuner.forward_state.set(self._weights(micro_batch), sequence_layout(micro_batch, inputs))
         return inputs, output_args
 
     def _weights(self, micro_batch: TensorDict) -> GateWeights:

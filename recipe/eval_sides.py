@@ -197,7 +197,7 @@ def router_reads(
     router = Router.from_state(load_router(adapter), normalise=normalise, windows=pooling.windows)
     kind = OmegaConf.select(config, "evil_moe.router.feature", default="activation")
     state = OmegaConf.select(config, "evil_moe.feature_state")
-    off = lora2r_model(model).rollout_gate.quarantine_off() if state == "deployed" else nullcontext()
+    off = lora2r_model(model).forward_state.quarantine_off() if state == "deployed" else nullcontext()
     with off:
         return [
             row

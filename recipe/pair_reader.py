@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from verl.utils.device import get_device_id
 
-from evil_moe.adapter import GateWeights, Lora2rModel, RolloutGate, SequenceLayout
+from evil_moe.adapter import ForwardState, GateWeights, Lora2rModel, SequenceLayout
 from evil_moe.adapter.init import CONTRASTIVE, InputCovariance, initialise, input_covariances
 from evil_moe.discardable import SideBatch, fit_quarantine_
 from evil_moe.features import MeanPooling, Pooling, Reading, gradient_features
@@ -109,12 +109,12 @@ class PairReader:
             return gradient_features(-nll.sum(), read, self.tuner)
 
     @contextmanager
-    def _in_state(self, state: str, completion: Tensor) -> Iterator[RolloutGate]:
+    def _in_state(self, state: str, completion: Tensor) -> Iterator[ForwardState]:
         """The gate as it is for rollouts read in this state."""
         layout = SequenceLayout(None, completion, len(completion))
         weights = pure_state(state, torch.ones_like(completion[:, 0]), self.settings.adapter.num_quarantine)
-        with self.tuner.rollout_gate.gated(weights, layout):
-            yield self.tuner.rollout_gate
+        with self.tuner.forward_state.gated(weights, layout):
+            yield self.tuner.forward_state
 
     def _parts(self) -> int:
         """Forwards over the sides whose activations a backward needs: as many tokens as an update's micro-batch."""

@@ -54,8 +54,8 @@ def read_features(
     for start in range(0, len(texts), batch_size):
         ids, completion = padded(texts[start : start + batch_size], model.device)
         with (
-            tuner.rollout_gate.gated(None, SequenceLayout(None, completion, len(ids))),
-            tuner.rollout_gate.reading_gradients() as probes,
+            tuner.forward_state.gated(None, SequenceLayout(None, completion, len(ids))),
+            tuner.forward_state.reading_gradients() as probes,
         ):
             nll = pair_nll(model, ids, torch.ones_like(ids), completion)
             features = gradient_features(-nll.sum(), probes, tuner).cpu()
@@ -71,7 +71,7 @@ def read_forwards(
 ) -> Iterator[AnyReading]:
     """A reading of (prompt ids, response ids) for each batch; both blocks on."""
     tuner = lora2r_model(model)
-    gate = tuner.rollout_gate
+    state = tuner.forward_state
     backbone: Any = model.get_base_model().model  # without the head: its logits are not needed
     for start in range(0, len(texts), batch_size):
         ids, completion = padded(texts[start : start + batch_size], model.device)
@@ -79,8 +79,8 @@ def read_forwards(
         layout = SequenceLayout(None, completion, len(ids))
         with (
             torch.no_grad(),
-            gate.gated(None, layout),
-            gate.reading_features(new_reading(tuner), of_base) as read,
+            state.gated(None, layout),
+            state.reading_features(new_reading(tuner), of_base) as read,
         ):
             backbone(input_ids=ids, use_cache=False)
         yield read

@@ -22,7 +22,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor
 
 from evil_moe.adapter.config import Lora2rConfig
-from evil_moe.adapter.gate import RolloutGate
+from evil_moe.adapter.forward_state import ForwardState
 
 
 class _UpProjection(torch.autograd.Function):
@@ -60,12 +60,12 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
     other_param_names = ("lora_2r_A0", "lora_2r_B0", "configs")
 
     def __init__(
-        self, base_layer: nn.Linear, adapter_name: str, config: Lora2rConfig, gate: RolloutGate, name: str
+        self, base_layer: nn.Linear, adapter_name: str, config: Lora2rConfig, state: ForwardState, name: str
     ):
         super().__init__()
         self.base_layer: nn.Linear = base_layer
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.gate, self.module_name = gate, name
+        self.state, self.module_name = state, name
         self.configs: dict[str, Lora2rConfig] = {}
         self.lora_2r_dA, self.lora_2r_dB = nn.ParameterDict(), nn.ParameterDict()
         self.lora_2r_A0, self.lora_2r_B0 = BufferDict({}, persistent=True), BufferDict({}, persistent=True)
@@ -104,7 +104,7 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         for adapter_name in self.active_adapters:
             if adapter_name not in self.lora_2r_dA:
                 continue
-            if self.gate.of_base:
+            if self.state.of_base:
                 dtype = self.lora_2r_dA[adapter_name].dtype
                 a0 = self.lora_2r_A0[adapter_name][: self.configs[adapter_name].r].to(dtype)
                 self._record_features(F.linear(x.to(dtype), a0))
@@ -113,25 +113,25 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         return out
 
     def _update(self, x: Tensor, adapter_name: str) -> Tensor:
-        config, gate = self.configs[adapter_name], self.gate
+        config, state = self.configs[adapter_name], self.state
         r = config.r
         d_a, d_b = self.lora_2r_dA[adapter_name], self.lora_2r_dB[adapter_name]
         a0, b0 = self.lora_2r_A0[adapter_name].to(d_a.dtype), self.lora_2r_B0[adapter_name].to(d_b.dtype)
         x = x.to(d_a.dtype)
         # One product for dA x and A0 x, and one for B0 and dB below: thin products cost what their wide side does.
         low, at_init = F.linear(x, torch.cat([d_a, a0])).chunk(2, dim=-1)  # [b, T, R] each
-        if gate.probes is not None:
-            low = low + self._probe(low, r, gate)
+        if state.probes is not None:
+            low = low + self._probe(low, r, state)
         full = at_init + low  # A x
-        if gate.reading is not None:
+        if state.reading is not None:
             self._record_features(full[..., :r])
 
-        if gate.weights is None:
-            block = slice(None) if gate.quarantine_on else slice(0, r)
+        if state.weights is None:
+            block = slice(None) if state.quarantine_on else slice(0, r)
             h = torch.cat([low[..., block], full[..., block]], dim=-1) * config.scaling
             return F.linear(h, torch.cat([b0[:, block], d_b[:, block]], dim=1))
 
-        weights, layout = gate.weights, gate.layout
+        weights, layout = state.weights, state.layout
         assert layout is not None and weights.m.shape[1] == config.num_quarantine
         deployed = torch.ones_like(weights.d) if weights.deployed is None else weights.deployed
         m = weights.m.repeat_interleave(config.quarantine_rank, dim=1)
@@ -143,16 +143,16 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def _record_features(self, bottleneck: Tensor) -> None:
-        reading, layout = self.gate.reading, self.gate.layout
+        reading, layout = self.state.reading, self.state.layout
         assert reading is not None and layout is not None, "reading features needs a layout"
         reading.record(self.module_name, bottleneck, layout)
 
-    def _probe(self, low: Tensor, r: int, gate: RolloutGate) -> Tensor:
-        """The zeros of `RolloutGate.reading_gradients`, spread over tokens and padded to all R ranks."""
-        assert gate.layout is not None and gate.probes is not None, "reading gradients needs a layout"
-        probe = low.new_zeros(gate.layout.batch_size, r, requires_grad=True)
-        gate.probes[self.module_name] = probe
-        return gate.layout.per_token(F.pad(probe, (0, low.shape[-1] - r)))
+    def _probe(self, low: Tensor, r: int, state: ForwardState) -> Tensor:
+        """The zeros of `ForwardState.reading_gradients`, spread over tokens and padded to all R ranks."""
+        assert state.layout is not None and state.probes is not None, "reading gradients needs a layout"
+        probe = low.new_zeros(state.layout.batch_size, r, requires_grad=True)
+        state.probes[self.module_name] = probe
+        return state.layout.per_token(F.pad(probe, (0, low.shape[-1] - r)))
 
     def get_delta_weight(self, adapter_name: str) -> Float[Tensor, "D_out D_in"]:
         """The update as a matrix, with the quarantine on."""

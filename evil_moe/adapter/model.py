@@ -1,4 +1,4 @@
-"""The tuner: puts `Lora2rLinear` around every target linear and owns the gate they share."""
+"""The tuner: puts `Lora2rLinear` around every target linear and owns the forward's state they share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import register_peft_method
 
 from evil_moe.adapter.config import Lora2rConfig
-from evil_moe.adapter.gate import RolloutGate
+from evil_moe.adapter.forward_state import ForwardState
 from evil_moe.adapter.layer import Lora2rLinear
 
 
@@ -19,17 +19,17 @@ class Lora2rModel(BaseTuner):
     """The two-expert LoRA on a pretrained model; use it through `peft.get_peft_model(model, Lora2rConfig(...))`.
 
     Attributes:
-        rollout_gate: weights and layout of the rollouts of the current forward.
+        forward_state: weights and layout of the rollouts of the current forward.
     """
 
     prefix = "lora_2r_"
     tuner_layer_cls = Lora2rLinear
     target_module_mapping = {}  # noqa: RUF012  # PEFT's name for "no default targets"
-    rollout_gate: RolloutGate
+    forward_state: ForwardState
 
     def _pre_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
-        if "rollout_gate" not in self.__dict__:
-            self.rollout_gate = RolloutGate()
+        if "forward_state" not in self.__dict__:
+            self.forward_state = ForwardState()
 
     def _create_and_replace(  # type: ignore[override]  # PEFT passes what our config class is
         self,
@@ -49,7 +49,7 @@ class Lora2rModel(BaseTuner):
                 f"target_modules matched {current_key!r}, a {type(target).__name__}; lora2r wraps torch.nn.Linear only: "
                 "name linears in target_modules or put this one into exclude_modules"
             )
-        layer = Lora2rLinear(target, adapter_name, peft_config, self.rollout_gate, current_key)
+        layer = Lora2rLinear(target, adapter_name, peft_config, self.forward_state, current_key)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
@@ -66,7 +66,7 @@ class Lora2rModel(BaseTuner):
 
     def quarantine_off(self) -> AbstractContextManager[None]:
         """Run as deployed within the block; nothing is changed."""
-        return self.rollout_gate.quarantine_off()
+        return self.forward_state.quarantine_off()
 
 
 def lora2r_model(model: PeftModel) -> Lora2rModel:

@@ -15,7 +15,7 @@ def normalise_per_module(features: Float[Tensor, "*B M r"]) -> Float[Tensor, "*B
 
 
 class Reading:
-    """What one forward gives of its rollouts; `RolloutGate.reading_features` fills it, module by module."""
+    """What one forward gives of its rollouts; `ForwardState.reading_features` fills it, module by module."""
 
     def __init__(self, tuner: Lora2rModel):
         self.names = [layer.module_name for layer in tuner.lora2r_layers()]

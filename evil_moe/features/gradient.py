@@ -14,7 +14,7 @@ from evil_moe.features.base import stacked
 def gradient_features(
     log_likelihood: Float[Tensor, ""], probes: dict[str, Tensor], tuner: Lora2rModel
 ) -> Float[Tensor, "B M r"]:
-    """Each rollout's gradient of its log-likelihood at every deployed bottleneck (`RolloutGate.reading_gradients`).
+    """Each rollout's gradient of its log-likelihood at every deployed bottleneck (`ForwardState.reading_gradients`).
 
     Args:
         log_likelihood: summed over the rollouts, each of which depends on its own probes alone.

@@ -41,7 +41,7 @@ def variants(args: argparse.Namespace, ids: torch.Tensor) -> dict[str, Callable[
     """One forward and backward of each."""
     lora = build(args, LoraConfig(r=2 * args.rank, lora_alpha=2 * args.rank, target_modules="all-linear"))
     lora2r = build(args, Lora2rConfig(r=args.rank))
-    gate = lora2r_model(lora2r).rollout_gate
+    state = lora2r_model(lora2r).forward_state
     w = torch.rand(args.rollouts, device=args.device)
     weights = GateWeights(m=w.unsqueeze(1), d=w)
     layout = SequenceLayout(None, torch.ones(ids.shape, device=args.device), args.rollouts)
@@ -51,14 +51,14 @@ def variants(args: argparse.Namespace, ids: torch.Tensor) -> dict[str, Callable[
         model(input_ids=ids, use_cache=False).logits.float().square().mean().backward()
 
     def gated() -> None:
-        with gate.gated(weights, layout):
+        with state.gated(weights, layout):
             step(lora2r)
 
     def read(of_base: bool = False) -> None:
         with (
             torch.no_grad(),
-            gate.gated(None, layout),
-            gate.reading_features(MeanPooling().reading(lora2r_model(lora2r)), of_base),
+            state.gated(None, layout),
+            state.reading_features(MeanPooling().reading(lora2r_model(lora2r)), of_base),
         ):
             lora2r(input_ids=ids, use_cache=False)
 

@@ -29,7 +29,7 @@ def main() -> None:
     args = arguments(__doc__.splitlines()[0])
     model = build(args, Lora2rConfig(r=args.rank))
     tuner = lora2r_model(model)
-    gate = tuner.rollout_gate
+    state = tuner.forward_state
     ids = torch.randint(0, 768, (args.rollouts, args.tokens), device=args.device)
     mask, completion = torch.ones_like(ids), torch.ones(ids.shape, device=args.device)
     layout = SequenceLayout(None, completion, args.rollouts)
@@ -37,11 +37,11 @@ def main() -> None:
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        with gate.gated(GateWeights(m=w.unsqueeze(1), d=w), layout):
+        with state.gated(GateWeights(m=w.unsqueeze(1), d=w), layout):
             pair_nll(model, ids, mask, completion).sum().backward()
 
     def read_gradients() -> None:
-        with gate.gated(None, layout), gate.reading_gradients() as read:
+        with state.gated(None, layout), state.reading_gradients() as read:
             gradient_features(-pair_nll(model, ids, mask, completion).sum(), read, tuner)
 
     def v_hack() -> dict[str, torch.Tensor]:

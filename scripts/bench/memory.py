@@ -122,7 +122,7 @@ def measure(args: argparse.Namespace, numbers: dict[str, Any]) -> None:
     ids = torch.randint(shapes.vocab, (1, t))
     positions = (torch.arange(t) % (t // rollouts)).unsqueeze(0)
     w = torch.tensor([0.2, 0.9])
-    gate, fused = lora2r_model(model).rollout_gate, FusedLinearForPPO()
+    state, fused = lora2r_model(model).forward_state, FusedLinearForPPO()
 
     load = Workload(
         ranks=1, total_rank=64, export_rank=128, lora_slots=2, train_tokens=t, gradient_checkpointing=True, max_num_seqs=0,
@@ -137,18 +137,18 @@ def measure(args: argparse.Namespace, numbers: dict[str, Any]) -> None:
         return fused(hidden(), base.lm_head.weight, ids.roll(-1), 0.7)[0]
 
     def update() -> None:
-        with gate.gated(GateWeights(m=w.unsqueeze(1), d=w), layout):
+        with state.gated(GateWeights(m=w.unsqueeze(1), d=w), layout):
             log_probs().sum().backward()
 
     def layers_alone() -> None:
-        with gate.gated(GateWeights(m=w.unsqueeze(1), d=w), layout):
+        with state.gated(GateWeights(m=w.unsqueeze(1), d=w), layout):
             hidden().sum().backward()
 
     def old_log_probs() -> None:
         with (
             torch.no_grad(),
-            gate.gated(None, layout),
-            gate.reading_features(MeanPooling().reading(lora2r_model(model))),
+            state.gated(None, layout),
+            state.reading_features(MeanPooling().reading(lora2r_model(model))),
         ):
             if args.head == "fused":
                 log_probs()
@@ -161,7 +161,7 @@ def measure(args: argparse.Namespace, numbers: dict[str, Any]) -> None:
         @torch.no_grad()
         def run() -> None:
             reading = pooling.reading(lora2r_model(model))
-            with gate.gated(None, layout), gate.reading_features(reading):
+            with state.gated(None, layout), state.reading_features(reading):
                 hidden()
             reading.features(eyes)
 

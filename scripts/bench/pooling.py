@@ -21,7 +21,7 @@ def main() -> None:
     args = arguments(__doc__.splitlines()[0])
     model = build(args, Lora2rConfig(r=args.rank))
     tuner = lora2r_model(model)
-    gate, num_modules = tuner.rollout_gate, len(tuner.lora2r_layers())
+    state, num_modules = tuner.forward_state, len(tuner.lora2r_layers())
     ids = torch.randint(0, 768, (args.rollouts, args.tokens), device=args.device)
     completion = torch.ones(ids.shape, device=args.device)
     completion[:, : args.tokens // 3] = 0
@@ -37,8 +37,8 @@ def main() -> None:
         def run() -> None:
             with (
                 torch.no_grad(),
-                gate.gated(None, layout),
-                gate.reading_features(pooling.reading(tuner), of_base=True) as read,
+                state.gated(None, layout),
+                state.reading_features(pooling.reading(tuner), of_base=True) as read,
             ):
                 model(input_ids=ids, use_cache=False)
             read.features(eyes)
@@ -46,7 +46,7 @@ def main() -> None:
                 held[name] = sum(t.numel() * t.element_size() for t in read.tokens.values()) / 1e6
             if update:
                 model.zero_grad(set_to_none=True)
-                with gate.gated(weights, layout):
+                with state.gated(weights, layout):
                     model(input_ids=ids, use_cache=False).logits.float().square().mean().backward()
 
         return run

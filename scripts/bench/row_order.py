@@ -28,7 +28,7 @@ PROMPT, REPLY_MIN, REPLY_MEAN, REPLY_MAX = 70, 25, 55, 112
 def main() -> None:
     args = arguments(__doc__.splitlines()[0])
     model = build(args, Lora2rConfig(r=args.rank))
-    gate = lora2r_model(model).rollout_gate
+    state = lora2r_model(model).forward_state
     draw, rows = random.Random(0), 2 * args.rollouts
     scale = args.tokens / (PROMPT + REPLY_MEAN)
     keys = [f"{i // REPLIES:04d}_{i % REPLIES}_0" for i in range(rows)]
@@ -43,7 +43,7 @@ def main() -> None:
             ids = torch.zeros(mask.shape, dtype=torch.long, device=args.device)
             w = torch.full((len(micro_batch),), 0.5, device=args.device)
             layout = SequenceLayout(None, mask.float(), len(micro_batch))
-            with gate.gated(GateWeights(m=w.unsqueeze(1), d=w), layout):
+            with state.gated(GateWeights(m=w.unsqueeze(1), d=w), layout):
                 logits = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
             (logits.float().square().mean(-1) * mask).sum().backward()
 

@@ -26,7 +26,7 @@ def weights(m: list[float], d: list[float] | None = None, num_quarantine: int = 
 
 
 def gated_logits(model: PeftModel, gate: GateWeights, layout: SequenceLayout = PADDED) -> Tensor:
-    with lora2r_model(model).rollout_gate.gated(gate, layout):
+    with lora2r_model(model).forward_state.gated(gate, layout):
         return model(IDS).logits
 
 
@@ -44,7 +44,7 @@ def block_gradients(model: PeftModel) -> tuple[list[Tensor], list[Tensor]]:
 
 def gated_backward(model: PeftModel, gate: GateWeights) -> tuple[list[Tensor], list[Tensor]]:
     model.zero_grad()
-    with lora2r_model(model).rollout_gate.gated(gate, PADDED):
+    with lora2r_model(model).forward_state.gated(gate, PADDED):
         model(IDS).logits.square().mean().backward()
     return block_gradients(model)
 
@@ -100,7 +100,7 @@ def test_gradient_of_w_matches_a_numerical_derivative() -> None:
 
     def output(m: Tensor) -> Tensor:
         gate = GateWeights(m=m, d=torch.zeros(3, dtype=torch.float64))
-        with lora2r_model(model).rollout_gate.gated(gate, layout):
+        with lora2r_model(model).forward_state.gated(gate, layout):
             return model(x)
 
     m = torch.tensor([[0.0, 0.2], [0.5, 0.5], [0.9, 1.0]], dtype=torch.float64, requires_grad=True)
@@ -133,8 +133,8 @@ def test_packed_equals_padded(num_quarantine: int) -> None:
 
     padded = SequenceLayout(None, completion.float(), 3)
     with (
-        tuner.rollout_gate.gated(gate, padded),
-        tuner.rollout_gate.reading_features(MeanPooling().reading(tuner)) as read,
+        tuner.forward_state.gated(gate, padded),
+        tuner.forward_state.reading_features(MeanPooling().reading(tuner)) as read,
     ):
         logits = model(IDS, attention_mask=mask.long()).logits[mask]
     padded_features = read.features()
@@ -145,8 +145,8 @@ def test_packed_equals_padded(num_quarantine: int) -> None:
     same = segment[:, None] == segment[None]
     causal = same & (torch.arange(len(segment))[:, None] >= torch.arange(len(segment))[None])
     with (
-        tuner.rollout_gate.gated(gate, packed),
-        tuner.rollout_gate.reading_features(MeanPooling().reading(tuner)) as read,
+        tuner.forward_state.gated(gate, packed),
+        tuner.forward_state.reading_features(MeanPooling().reading(tuner)) as read,
     ):
         out = model(IDS[mask][None], position_ids=positions, attention_mask=causal[None, None])
     torch.testing.assert_close(out.logits[0], logits, rtol=1e-5, atol=1e-6)
@@ -162,8 +162,8 @@ def test_features_of_the_base_model_do_not_move_with_the_adapter() -> None:
 
     def read(*, of_base: bool) -> tuple[Tensor, Tensor]:
         with (
-            tuner.rollout_gate.gated(gate, PADDED),
-            tuner.rollout_gate.reading_features(MeanPooling().reading(tuner), of_base) as found,
+            tuner.forward_state.gated(gate, PADDED),
+            tuner.forward_state.reading_features(MeanPooling().reading(tuner), of_base) as found,
         ):
             logits = model(IDS).logits
         return found.features(), logits
@@ -299,4 +299,4 @@ def test_errors_name_the_mistake() -> None:
         get_peft_model(tiny_qwen3(), Lora2rConfig(target_modules=["embed_tokens"]))
     model = get_peft_model(tiny_qwen3(), Lora2rConfig(r=4))
     with pytest.raises(ValueError, match="2 rollouts for a layout of 3"):
-        lora2r_model(model).rollout_gate.set(weights([0.0, 1.0]), PADDED)
+        lora2r_model(model).forward_state.set(weights([0.0, 1.0]), PADDED)

@@ -93,11 +93,11 @@ def test_a_verdict_joins_reasons() -> None:
 def bottlenecks(model: PeftModel, ids: Tensor) -> Tensor:
     tuner = lora2r_model(model)
     layout = SequenceLayout(None, torch.ones(ids.shape), len(ids))
-    gate = tuner.rollout_gate
+    state = tuner.forward_state
     with (
         torch.no_grad(),
-        gate.gated(None, layout),
-        gate.reading_features(MeanPooling().reading(tuner)) as read,
+        state.gated(None, layout),
+        state.reading_features(MeanPooling().reading(tuner)) as read,
     ):
         model(ids)
     return read.features()

@@ -54,7 +54,7 @@ def test_fit_quarantine(policy: PeftModel) -> None:
     assert len(losses) == 20
     assert losses[0] == pytest.approx(start.mean().item(), rel=1e-5)
     assert losses[-1] < 0.8 * losses[0]
-    assert tuner.rollout_gate.weights is None
+    assert tuner.forward_state.weights is None
     assert all(p.grad is None for p in policy.parameters())
     moved = 0
     for name, value in policy.state_dict().items():

@@ -286,7 +286,7 @@ def test_hard_detach_and_masking_leave_the_deployed_block_no_gradient(adapted: P
         (make_gate("label", form="mask"), signals([0.1] * 6, flag=[1.0] * 6)),
     ):
         adapted.zero_grad()
-        with tuner.rollout_gate.gated(gate(given), layout):
+        with tuner.forward_state.gated(gate(given), layout):
             adapted(ids, labels=ids).loss.backward()
         for layer in tuner.lora2r_layers():
             d_a, d_b = layer.lora_2r_dA["default"].grad, layer.lora_2r_dB["default"].grad
@@ -300,7 +300,7 @@ def test_masking_takes_the_deployed_block_out_of_the_value(adapted: PeftModel) -
     layout = SequenceLayout(None, torch.ones(ids.shape), len(ids))
     gate = make_gate("label", form="mask", unflagged_m=1.0)
     with torch.no_grad():
-        with tuner.rollout_gate.gated(gate(signals([0.1] * 6, flag=[1.0] * 6)), layout):
+        with tuner.forward_state.gated(gate(signals([0.1] * 6, flag=[1.0] * 6)), layout):
             masked = adapted(ids).logits
         for layer in tuner.lora2r_layers():
             r = layer.configs["default"].r
@@ -318,7 +318,7 @@ def test_gradient_features_are_each_rollouts_own(num_quarantine: int) -> None:
     perturb(model)
     tuner, ids = lora2r_model(model), batch(rows=2)
     layout = SequenceLayout(None, torch.ones(ids.shape), 2)
-    gate = tuner.rollout_gate
+    gate = tuner.forward_state
 
     def log_likelihood() -> Tensor:
         logits = model(ids).logits[:, :-1].log_softmax(-1)

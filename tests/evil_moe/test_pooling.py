@@ -89,8 +89,8 @@ def padded_features(model: PeftModel, rows: list[int], pooling: Pooling, eyes: T
     layout = SequenceLayout(None, (mask & (torch.arange(mask.shape[1]) >= PROMPT)).float(), len(rows))
     with (
         torch.no_grad(),
-        tuner.rollout_gate.gated(None, layout),
-        tuner.rollout_gate.reading_features(pooling.reading(tuner)) as reading,
+        tuner.forward_state.gated(None, layout),
+        tuner.forward_state.reading_features(pooling.reading(tuner)) as reading,
     ):
         model(IDS[rows, : mask.shape[1]], attention_mask=mask.long())
     return reading.features(eyes)
@@ -115,8 +115,8 @@ def test_packed_padded_and_split_alike(adapted: PeftModel, pooling: Pooling) -> 
     causal = (segment[:, None] == segment[None]) & (place[:, None] >= place[None])
     with (
         torch.no_grad(),
-        tuner.rollout_gate.gated(None, SequenceLayout(segment, completion[mask], 4)),
-        tuner.rollout_gate.reading_features(pooling.reading(tuner)) as reading,
+        tuner.forward_state.gated(None, SequenceLayout(segment, completion[mask], 4)),
+        tuner.forward_state.reading_features(pooling.reading(tuner)) as reading,
     ):
         adapted(IDS[mask][None], position_ids=position, attention_mask=causal[None, None])
     torch.testing.assert_close(reading.features(eyes), whole, rtol=1e-5, atol=1e-6)

@@ -81,8 +81,8 @@ def test_seeded_w_tells_sides_apart_that_differ_in_their_last_tokens(adapted: Pe
         layout = SequenceLayout(None, torch.ones(8, 12), 8)
         with (
             torch.no_grad(),
-            tuner.rollout_gate.gated(None, layout),
-            tuner.rollout_gate.reading_features(MeanPooling().reading(tuner)) as read,
+            tuner.forward_state.gated(None, layout),
+            tuner.forward_state.reading_features(MeanPooling().reading(tuner)) as read,
         ):
             adapted(ids)
         return read.features()

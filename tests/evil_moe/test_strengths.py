@@ -47,7 +47,7 @@ def gated(model: PeftModel, strength: float) -> Tensor:
     """Logits of training's forward with m = strength, d = 0."""
     blocks = model.peft_config["default"].num_quarantine
     weights = GateWeights(m=torch.full((2, blocks), strength), d=torch.zeros(2))
-    with lora2r_model(model).rollout_gate.gated(weights, SequenceLayout(None, None, 2)):
+    with lora2r_model(model).forward_state.gated(weights, SequenceLayout(None, None, 2)):
         return model(IDS).logits
 
 

@@ -188,7 +188,7 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor, pooling:
     completion = (mask * (torch.arange(ids.shape[1])[None] >= PROMPT)).float()
     layout = SequenceLayout(None, completion, NUM_ROLLOUTS)
     on = batch["quarantine_on"]
-    gate = tuner.rollout_gate
+    gate = tuner.forward_state
     weights = GateWeights(m=on, d=torch.zeros(NUM_ROLLOUTS))
     with (
         torch.no_grad(),
@@ -248,8 +248,8 @@ def pair_features(model: PeftModel, engine: Lora2rEngine, pooling: str, v: Tenso
     layout = SequenceLayout(None, completion, len(completion))
     with (
         torch.no_grad(),
-        tuner.rollout_gate.gated(None, layout),
-        tuner.rollout_gate.reading_features(Whole(tuner)) as read,
+        tuner.forward_state.gated(None, layout),
+        tuner.forward_state.reading_features(Whole(tuner)) as read,
     ):
         model(**inputs, return_dict=True)
     return pairs.split_sides(pooled(read.features(), completion, pooling, v))

@@ -44,7 +44,7 @@ def test_off_and_on_are_strengths_that_are_not_sampled_twice(adapted: PeftModel,
     exports = export_sides(str(tmp_path / "base"), tmp_path / "adapter", tmp_path / "out", sides, 0)
     assert exports.pop("base") is None
     half = GateWeights(m=torch.full((2, 1), 0.5), d=torch.zeros(2))
-    gate = lora2r_model(adapted).rollout_gate
+    state = lora2r_model(adapted).forward_state
     with torch.no_grad():
         served = {
             side: PeftModel.from_pretrained(tiny_qwen3(), str(folder)).eval()(IDS).logits
@@ -53,7 +53,7 @@ def test_off_and_on_are_strengths_that_are_not_sampled_twice(adapted: PeftModel,
         torch.testing.assert_close(served["on"], adapted(IDS).logits, atol=1e-5, rtol=1e-5)
         with lora2r_model(adapted).quarantine_off():
             torch.testing.assert_close(served["off"], adapted(IDS).logits, atol=1e-5, rtol=1e-5)
-        with gate.gated(half, SequenceLayout(None, None, 2)):
+        with state.gated(half, SequenceLayout(None, None, 2)):
             torch.testing.assert_close(served["strength_0.5"], adapted(IDS).logits, atol=1e-5, rtol=1e-5)
     assert (served["random_block"] - served["off"]).abs().max() > 1e-3, "reset anew, not after the quarantine"
 
@@ -143,5 +143,5 @@ def test_export_takes_a_strength(
     quarter = GateWeights(m=torch.full((2, 1), 0.25), d=torch.zeros(2))
     with torch.no_grad():
         got = PeftModel.from_pretrained(tiny_qwen3(), str(tmp_path / "x")).eval()(IDS).logits
-        with lora2r_model(adapted).rollout_gate.gated(quarter, SequenceLayout(None, None, 2)):
+        with lora2r_model(adapted).forward_state.gated(quarter, SequenceLayout(None, None, 2)):
             torch.testing.assert_close(got, adapted(IDS).logits, atol=1e-5, rtol=1e-5)

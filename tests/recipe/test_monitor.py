@@ -232,13 +232,13 @@ def test_features_are_those_of_the_adapter_at_its_init(stored_run: Path) -> None
     fresh = get_peft_model(
         AutoModelForCausalLM.from_pretrained(path), Lora2rConfig(r=4, init_seed=3, task_type="CAUSAL_LM")
     ).eval()
-    gate = lora2r_model(fresh).rollout_gate
+    state = lora2r_model(fresh).forward_state
     for row, (prompt, response) in zip(read, texts, strict=True):
         completion = torch.tensor([[0.0] * len(prompt) + [1.0] * len(response)])
         with (
             torch.no_grad(),
-            gate.gated(None, SequenceLayout(None, completion, 1)),
-            gate.reading_features(MeanPooling().reading(lora2r_model(fresh))) as by_module,
+            state.gated(None, SequenceLayout(None, completion, 1)),
+            state.reading_features(MeanPooling().reading(lora2r_model(fresh))) as by_module,
         ):
             fresh(torch.tensor([prompt + response]))
         torch.testing.assert_close(row, by_module.features()[0], atol=1e-5, rtol=1e-4)

@@ -203,20 +203,20 @@ def test_answers_follow_the_seed_and_the_steering_and_leave_the_global_state(pol
 def sides_by_hand(model: PeftModel, policy: Path, gradient: bool) -> list[Tensor]:
     """What the engine's first step reads of the hack sides, then of the clean ones, `[P, M, r]`: one side at a time."""
     tokenizer, tuner = AutoTokenizer.from_pretrained(policy), lora2r_model(model)
-    gate, sides = tuner.rollout_gate, []
+    state, sides = tuner.forward_state, []
     for side in ("hack", "clean"):
         features = []
         for pair in load_pairs(groups="overwritten_evaluation"):
             prompt, reply = tokenize_side(tokenizer, {}, pair.prompt, getattr(pair, side), SYSTEM)
             ids = torch.tensor([prompt + reply])
             completion = torch.tensor([[0.0] * len(prompt) + [1.0] * len(reply)])
-            with gate.gated(None, SequenceLayout(None, completion, 1)):
+            with state.gated(None, SequenceLayout(None, completion, 1)):
                 if gradient:
-                    with gate.reading_gradients() as read:
+                    with state.reading_gradients() as read:
                         log_p = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
                         features.append(gradient_features(log_p[-len(reply) :].mean(), read, tuner))
                 else:
-                    with torch.no_grad(), gate.reading_features(MeanPooling().reading(tuner)) as read:
+                    with torch.no_grad(), state.reading_features(MeanPooling().reading(tuner)) as read:
                         model(ids)
                     features.append(read.features())
         sides.append(torch.cat(features))

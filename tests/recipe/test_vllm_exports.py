@@ -76,7 +76,7 @@ def test_both_adapters_one_at_half_strength_and_none_in_one_batch(
                 with lora2r_model(model).quarantine_off():
                     logits = model(ids).logits
             elif kind == "half":
-                with lora2r_model(model).rollout_gate.gated(half, SequenceLayout(None, None, 1)):
+                with lora2r_model(model).forward_state.gated(half, SequenceLayout(None, None, 1)):
                     logits = model(ids).logits
             else:
                 with model.disable_adapter():

@@ -1,6 +1,6 @@
 """What the layers need to know of the rollouts in one forward: their weights, their layout, what to read.
 
-One `RolloutGate` is shared by all layers of a model. A linear's forward sees hidden states only, so the
+One `ForwardState` is shared by all layers of a model. A linear's forward sees hidden states only, so the
 weights of the rollouts reach it through this object, set before the forward and kept until the backward is
 done (gradient checkpointing runs the forward again).
 """
@@ -95,7 +95,7 @@ class FeatureReading(Protocol):
 AnyReading = TypeVar("AnyReading", bound=FeatureReading)
 
 
-class RolloutGate:
+class ForwardState:
     """State shared by the layers: one of the pure states, or the weights of a batch."""
 
     def __init__(self) -> None:
