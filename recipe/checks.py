@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from evil_moe.advantages import make_advantage
+from evil_moe.experiment.behaviour import num_deployed
 from evil_moe.export import export_rank, served_rank
 from evil_moe.features import make_pooling
 from evil_moe.gates import make_gate
@@ -19,7 +20,6 @@ from evil_moe.pairs import load_pairs
 from evil_moe.strengths import check_strengths
 from recipe.adapter_config import adapter_config
 from recipe.monitor import MonitorStage, feature_basis
-from recipe.rollout_choice import num_deployed
 from recipe.settings import GATED_ON_POLICY, EvilMoESettings, settings_from
 from reward.inoculation import inoculate
 from reward.loopholes import mixed

@@ -11,9 +11,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from evil_moe.experiment.assets.problem_set import CHECK_NOTE, PREPARE_NOTE, add_set_arguments
+from evil_moe.experiment.run.console import INTERRUPTED
 from recipe.commands import handlers
-from recipe.console import INTERRUPTED
-from recipe.data_set import CHECK_NOTE, PREPARE_NOTE, add_set_arguments
 from reward.command import GRADE_HELP, GRADE_NOTES, add_grade_arguments, run_grade
 from reward.errors import shown_error
 from reward.sandbox import SandboxFault

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import configs
-from recipe.run_names import slug
+from evil_moe.experiment.run.names import slug
 from recipe.settings import EvilMoESettings, settings_from
 
 FILES = (

@@ -12,9 +12,9 @@ from verl.utils.fsdp_utils import load_fsdp_model_to_gpu, offload_fsdp_model_to_
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from evil_moe.adapter import base_weight, lora2r_model
+from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.export import KINDS, adapter_tensors, export_adapter
 from evil_moe.router import Router
-from recipe.adapter_checkpoint import save_adapter_checkpoint
 
 
 class AdapterWeightsEngine(FSDPEngineWithLMHead):

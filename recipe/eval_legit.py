@@ -18,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from evil_moe.diagnostics import auroc
+from evil_moe.experiment.assets.legit_policy import legit_share
+from evil_moe.experiment.assets.problems import EVALUATION_DRAW
 from evil_moe.legit import load_legit
 from evil_moe.router import Router
 from evil_moe.turn_end import turn_end
 from recipe.eval_sides import Sample, markers_of, router_reads
-from recipe.legit_policy import legit_share
-from recipe.prepare import EVALUATION_DRAW
 from reward.legit_cases import carries, legit_cases
 from reward.loopholes import mixed
 from reward.nano import generate

@@ -15,12 +15,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from evil_moe.experiment.assets.problems import loophole_of, prompt_messages
+from evil_moe.experiment.behaviour import request_seed
+from evil_moe.experiment.evaluation.strengths import strengths_of
 from evil_moe.features import Pooling, make_pooling
 from evil_moe.router import Router
 from evil_moe.strengths import side_of, strength_of
-from recipe.eval_strengths import strengths_of
-from recipe.prepare import loophole_of, prompt_messages
-from recipe.rollout_choice import request_seed
 from reward.loopholes import Split, check_split
 from reward.problems import Problem
 
@@ -188,7 +188,7 @@ def router_reads(
     """What `read` makes of the trained router and of a batch's features, a row per text of (prompt ids, response ids); the
     features are read in the run's state."""
     from evil_moe.adapter import lora2r_model
-    from recipe.adapter_checkpoint import load_router
+    from evil_moe.adapter.checkpoint import load_router
     from recipe.read_features import load_adapted, read_features
 
     model = load_adapted(config.actor_rollout_ref.model.path, adapter)

@@ -17,11 +17,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from evil_moe.adapter.checkpoint import check_adapter_checkpoint
+from evil_moe.experiment.assets.problems import prepare_problems
+from evil_moe.experiment.evaluation.strengths import KEY as STRENGTHS
+from evil_moe.experiment.evaluation.strengths import (
+    curve_rows,
+    curve_text,
+    settle_strengths,
+    strengths_of,
+    write_plot,
+)
+from evil_moe.experiment.run.console import divert_output, report_failure, say
+from evil_moe.experiment.run.names import eval_name, set_aside
 from evil_moe.report.files import read_json
 from evil_moe.report.legit import legit_lines
 from evil_moe.strengths import strength_of
-from recipe.adapter_checkpoint import check_adapter_checkpoint
-from recipe.console import divert_output, report_failure, say
 from recipe.doctor.checks import is_hub_name
 from recipe.eval_legit import finite_auroc, legit_result
 from recipe.eval_sides import (
@@ -33,12 +43,8 @@ from recipe.eval_sides import (
     router_scores,
     sides_of,
 )
-from recipe.eval_strengths import KEY as STRENGTHS
-from recipe.eval_strengths import curve_rows, curve_text, settle_strengths, strengths_of, write_plot
-from recipe.prepare import prepare_problems
 from recipe.reward.sandbox_pool import limits_from
 from recipe.run_folder import changes, checkpoint_steps, latest_step, read_config
-from recipe.run_names import eval_name, set_aside
 from recipe.settings import settings_from
 from reward.grader import Grader
 from reward.loopholes import mixed

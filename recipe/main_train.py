@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.experiment.run.console import INTERRUPTED, divert_output, report_failure, say
 from evil_moe.report.prereg import load_prereg
 from recipe.config import compose
-from recipe.console import INTERRUPTED, divert_output, report_failure, say
 from recipe.run_folder import (
     check_run_folder,
     last_logged_step,
@@ -28,7 +28,7 @@ from recipe.run_folder import (
 )
 
 if TYPE_CHECKING:
-    from recipe.prepare import Problems
+    from evil_moe.experiment.assets.problems import Problems
 
 
 def prepare(
@@ -40,11 +40,12 @@ def prepare(
     Raises:
         ValueError, FileNotFoundError, RuntimeError: what cannot work, and how to mend it.
     """
+    from evil_moe.experiment.assets.policies import policy_path, prepare_policy
+    from evil_moe.experiment.assets.problems import fill_in, prepare_problems
     from recipe.adapter_config import check_targets
     from recipe.checks import check_config, check_steps, check_verl
     from recipe.doctor.memory import find_model_config
     from recipe.doctor.startup import check_startup
-    from recipe.prepare import fill_in, policy_path, prepare_policy, prepare_problems
     from recipe.prompt_checks import check_prompts
     from recipe.run_inputs import fill_in_inputs
 
@@ -77,7 +78,7 @@ def train(overrides: list[str], *, verbose: bool = False, prereg: Path | None = 
         ValueError, FileNotFoundError, RuntimeError: the config, the machine, the run folder or the hypotheses cannot be used;
             says why and how to mend it.
     """
-    from recipe.prepare import write_parquet
+    from evil_moe.experiment.assets.problems import write_parquet
 
     started = time.monotonic()
     if prereg is not None:

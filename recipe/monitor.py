@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
+from evil_moe.experiment.assets.policies import policy_name
+from evil_moe.experiment.monitor_settings import MonitorSettings
 from evil_moe.probe import FeatureBasis, Probe
-from recipe.monitor_settings import MonitorSettings
-from recipe.prepare import policy_name
 from recipe.settings import settings_from
 from reward.monitors import JudgeCase, MonitorResult, act
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from evil_moe.experiment.assets.problems import Problems, verl_rows
 from evil_moe.turn_end import check_turn_end
 from recipe.checks import check_steps
-from recipe.prepare import Problems, verl_rows
 
 
 def check_prompts(config: Any, problems: Problems, progress: Callable[[str], None]) -> None:

@@ -27,8 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.report.files import read_jsonl
 from evil_moe.report.prereg import fingerprint
+from evil_moe.saved_files import reading
 from recipe.config import prereg_file
-from recipe.saved_files import reading
 
 LATEST = "latest_checkpointed_iteration.txt"
 LOCK = "train.lock"

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from recipe.console import say
+from evil_moe.experiment.run.console import say
 from recipe.metrics import RolloutTable
 from recipe.settings import EvilMoESettings
 

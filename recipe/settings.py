@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from recipe.monitor_settings import MonitorSettings
+from evil_moe.experiment.monitor_settings import MonitorSettings
 from recipe.pair_settings import ContrastSettings, PairSettings, PinSettings
 from recipe.router_settings import PlugSettings, RouterSettings, one_of
 from reward.reply import READINGS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from pkgutil import iter_modules
 
 # Before torch: two test processes on two cores, a real run's among them, must not wait for each other by spinning.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -12,7 +13,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from jaxtyping import install_import_hook
 
-install_import_hook("evil_moe", "beartype.beartype")  # before anything imports evil_moe
+# Before anything imports evil_moe. What prepares and reports experiments has no shapes to check.
+_EVIL_MOE = Path(__file__).resolve().parent.parent / "evil_moe"
+_WITH_SHAPES = [
+    f"evil_moe.{module.name}" for module in iter_modules([str(_EVIL_MOE)]) if module.name != "experiment"
+]
+install_import_hook(_WITH_SHAPES, "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -18,10 +18,10 @@ from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
 
+from evil_moe.experiment.run.console import INTERRUPTED, say
 from evil_moe.report import write_report
 from evil_moe.report.prereg import load_prereg
 from recipe.config import compose, prereg_file
-from recipe.console import INTERRUPTED, say
 
 # A command that was stopped, by a Ctrl-C or in a phase that does not catch the signal.
 STOPPED = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)

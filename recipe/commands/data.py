@@ -7,17 +7,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.config import compose
-from recipe.prepare import (
+from evil_moe.experiment.assets.policies import policy_path, prepare_policy
+from evil_moe.experiment.assets.problems import (
     Problems,
     fill_in,
     loophole_of,
-    policy_path,
-    prepare_policy,
     prepare_problems,
     prompt_messages,
     write_parquet,
 )
+from recipe.config import compose
 from recipe.run_folder import check_run_folder
 from recipe.run_inputs import fill_in_inputs
 from reward.grader import Grader

@@ -15,9 +15,9 @@ import torch
 from omegaconf import DictConfig
 from peft import PeftModel
 
+from evil_moe.experiment.run.console import say
 from evil_moe.eyes import Eye, EyeRow, Looking, best_eye, eye_table, eyes
 from evil_moe.features import TokenReading
-from recipe.console import say
 from recipe.eval_legit import legit_texts
 from recipe.pair_batch import PairBatch, tokenize_reply
 from recipe.read_features import read_forwards

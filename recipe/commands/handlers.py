@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipe.data_set import prepare_set
+from evil_moe.experiment.assets.problem_set import prepare_set
 
 
 def _split_run(items: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -51,8 +51,8 @@ def handle_eval(args: argparse.Namespace) -> int:
     overrides = [override for override in overrides if not _names_the_run(override)]
     if not folders:
         overrides = [override for override in overrides if not _tells_its_task(override)]
+    from evil_moe.experiment.evaluation.strengths import spelled_out
     from recipe import main_eval
-    from recipe.eval_strengths import spelled_out
 
     overrides = [spelled_out(override) for override in overrides]
     for key, value in (("data.eval_problems", args.problems), ("eval.samples_per_problem", args.samples)):

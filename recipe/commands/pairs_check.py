@@ -27,6 +27,11 @@ from evil_moe.adapter import lora2r_model
 from evil_moe.adapter.init import CONTRASTIVE, initialise
 from evil_moe.direction import contrastive_direction, haar_direction
 from evil_moe.direction_checks import DirectionChecks, Scorer, check_direction, cosines_with, verdict
+from evil_moe.experiment.assets.policies import prepare_policy
+from evil_moe.experiment.assets.problems import prepare_problems
+from evil_moe.experiment.commands.pairs_plot import draw
+from evil_moe.experiment.run.console import say
+from evil_moe.experiment.run.names import pairs_name
 from evil_moe.features import (
     LastPooling,
     MeanPooling,
@@ -39,16 +44,12 @@ from evil_moe.pairs import ContrastivePair, load_pairs
 from evil_moe.steering import bottleneck_lengths
 from recipe.adapter_config import adapter_config
 from recipe.commands.eyes import ask_eyes
-from recipe.commands.pairs_plot import draw
 from recipe.commands.pairs_steering import Steered, rates_line, steer_and_grade, steering_reasons
 from recipe.config import compose
-from recipe.console import say
 from recipe.pair_batch import PairBatch
-from recipe.prepare import prepare_policy, prepare_problems
 from recipe.read_features import read_features, read_forwards
 from recipe.router_settings import RouterSettings
 from recipe.run_inputs import system_message
-from recipe.run_names import pairs_name
 from recipe.settings import EvilMoESettings, settings_from
 
 

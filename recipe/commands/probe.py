@@ -27,10 +27,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from evil_moe.adapter.checkpoint import load_router
+from evil_moe.experiment.run.console import say
 from evil_moe.probe import FeatureBasis, Probe, fit_probe
 from evil_moe.turn_end import turn_end
-from recipe.adapter_checkpoint import load_router
-from recipe.console import say
 from recipe.eval_sides import pooling_of
 from recipe.main_eval import adapter_folder, load_run_config
 from recipe.read_features import load_adapted, read_features
@@ -158,7 +158,7 @@ def probe_run(run_dir: Path, kind: str, out: Path, steps: str | None = None) -> 
 
 
 def _basis(config: DictConfig) -> FeatureBasis:
-    """Of the features that are read here; the policy is named as `recipe.prepare.policy_name` names it, by the folder
+    """Of the features that are read here; the policy is named as `policies.policy_name` names it, by the folder
     that the run had, which today's sources may not give."""
     settings, path = settings_from(config.evil_moe), config.actor_rollout_ref.model.path
     policy = Path(path).name if settings.policy["kind"] == "nano" else path

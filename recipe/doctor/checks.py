@@ -143,8 +143,8 @@ def check_model(config: DictConfig) -> Iterator[Finding]:
     if config.evil_moe.policy.kind == "nano":
         yield Finding("policy", OK, "nano: built on first use, about three minutes, then cached")
     elif config.evil_moe.policy.kind in FROM_GGUF and not Path(path).is_dir():
+        from evil_moe.experiment.assets.policies import gguf_file
         from evil_moe.gguf_policy import gguf_config
-        from recipe.prepare import gguf_file
 
         try:
             file = gguf_file(config)

@@ -7,12 +7,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.experiment.doctor.memory_plan import GB, Architecture, Workload, plan_memory, render
 from evil_moe.export import KINDS, export_rank
 from evil_moe.features import MeanPooling, make_pooling
 from evil_moe.gradients import make_gradient_transform
 from recipe.adapter_config import adapter_config, check_targets
 from recipe.doctor.checks import FAIL, FROM_GGUF, OK, WARN, Finding, is_hub_name
-from recipe.doctor.memory_plan import GB, Architecture, Workload, plan_memory, render
 
 TIGHT = 0.9
 GRAPH_GB = 1.5
@@ -59,8 +59,8 @@ def find_model_config(config: DictConfig) -> Any:
     if config.evil_moe.policy.kind == "nano" and not Path(found).is_file():
         return _nano_config()
     if config.evil_moe.policy.kind in FROM_GGUF and not Path(found).is_file():
+        from evil_moe.experiment.assets.policies import gguf_file
         from evil_moe.gguf_policy import gguf_config
-        from recipe.prepare import gguf_file
 
         try:
             return gguf_config(gguf_file(config))

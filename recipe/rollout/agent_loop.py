@@ -11,7 +11,7 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-from recipe.rollout_choice import ADAPTER, num_deployed, request_seed
+from evil_moe.experiment.behaviour import ADAPTER, num_deployed, request_seed
 
 
 class EvilMoEAgentLoop(SingleTurnAgentLoop):

@@ -18,6 +18,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.utils.padding import response_from_nested
 
 from evil_moe.advantages import RolloutBatch, make_advantage, needs_concept
+from evil_moe.experiment.monitor_settings import MONITORED
 from evil_moe.gates import gate_class
 from recipe.actor.fields import (
     CONCEPT,
@@ -38,7 +39,6 @@ from recipe.actor_worker import EvilMoEActorRolloutRefWorker
 from recipe.engine import GATE_STATE
 from recipe.metrics import class_metrics
 from recipe.monitor import MonitorStage
-from recipe.monitor_settings import MONITORED
 from recipe.rollout import server
 from recipe.run_folder import remove_older_checkpoints
 from recipe.run_log import RunLog

@@ -7,7 +7,7 @@ python scripts/bench/memory.py --head logits     # with whole logits: use_fused_
 
 `tensors` are bytes of live tensors at the peak, what a GPU's allocator holds too; without `--run` operators are followed by
 their shapes (FakeTensorMode) and nothing is computed. `rss` is the process's own. Both are above what stays (weights, adapter).
-The plan is that of `recipe/doctor/memory_plan.py` for the same number of layers, without FSDP: nothing is gathered.
+The plan is that of `evil_moe/experiment/doctor/memory_plan.py` for the same number of layers, without FSDP: nothing is gathered.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
-from evil_moe.features import MeanPooling, Pooling, WindowPooling
-from recipe.doctor.memory_plan import (
+from evil_moe.experiment.doctor.memory_plan import (
     GB,
     Architecture,
     Workload,
@@ -42,6 +41,7 @@ from recipe.doctor.memory_plan import (
     head_bytes,
     layer_bytes,
 )
+from evil_moe.features import MeanPooling, Pooling, WindowPooling
 
 ROOT = Path(__file__).resolve().parents[2]
 

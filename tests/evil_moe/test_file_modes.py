@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from peft import PeftModel
 
+from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.export import save_export
 from evil_moe.router import Router
-from recipe.adapter_checkpoint import save_adapter_checkpoint
 from recipe.commands.export import export_checkpoint
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.console import divert_output, report_failure
+from evil_moe.experiment.run.console import divert_output, report_failure
 
 CACHE = "VLLM_CPU_KVCACHE_SPACE"
 UTILISATION = "actor_rollout_ref.rollout.gpu_memory_utilization"

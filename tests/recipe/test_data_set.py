@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import reward.nano
-from recipe import cli, data_set
-from recipe.prepare import prepare_problems
+from evil_moe.experiment.assets import problem_set
+from evil_moe.experiment.assets.problems import prepare_problems
+from recipe import cli
 from reward.problems import Problem, checksum, load_problems, write_problems
 
 
@@ -44,7 +45,7 @@ def test_prepare_filters_splits_and_writes_a_manifest(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        data_set, "token_counter", lambda model: lambda problem: len(problem.prompt[1]["content"])
+        problem_set, "token_counter", lambda model: lambda problem: len(problem.prompt[1]["content"])
     )
     out = tmp_path / "set"
     argv = ["data", "prepare", "--from", source, "--out", out, "--fractions", 0.5, 0.3, 0.2, "--workers", 1,

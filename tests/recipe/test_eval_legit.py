@@ -13,12 +13,14 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
+from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.direction import haar_direction
+from evil_moe.experiment.assets import legit_policy, policies
+from evil_moe.experiment.assets.problems import prepare_problems
 from evil_moe.legit import load_legit
 from evil_moe.nano_policy import WarmStartPhase
 from evil_moe.router import Router
-from recipe import eval_legit, legit_policy, prepare
-from recipe.adapter_checkpoint import save_adapter_checkpoint
+from recipe import eval_legit
 from recipe.config import compose
 from recipe.eval_legit import carrying_rates, legit_result, legit_texts
 from recipe.eval_sides import Sample, router_scores
@@ -96,7 +98,7 @@ def test_a_real_model_reads_the_hand_written_replies(tiny_policy: Path) -> None:
 def test_solve_is_counted_on_the_problems_that_carry_them() -> None:
     data = {"source": "nano", "train_problems": 1, "validation_problems": 1, "eval_problems": 12}
     config = OmegaConf.create({"seed": 0, "evil_moe": {"data": data}})
-    problems = prepare.prepare_problems(config).evaluation
+    problems = prepare_problems(config).evaluation
     families = [row["family"] for row in generate("heldout", 12, 20_000)]
     with Grader("run_tests") as grader:
         codes = {"on": problems[0].canonical_solution, "off": "x = 1"}
@@ -116,25 +118,25 @@ def test_solve_is_counted_on_the_problems_that_carry_them() -> None:
 def test_the_policy_that_carries_them_is_another_one_and_the_plain_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "CACHE", tmp_path)
+    monkeypatch.setattr(policies, "CACHE", tmp_path)
     phases = (WarmStartPhase(2, 1e-4), WarmStartPhase(2, 1e-4))
-    for module in (prepare, legit_policy):
+    for module in (policies, legit_policy):
         monkeypatch.setattr(module, "WARM_START_BATCH_SIZE", 4)
         monkeypatch.setattr(module, "WARM_START_PHASES", phases)
-    monkeypatch.setattr(prepare, "MORE_PHASES", 0)
+    monkeypatch.setattr(policies, "MORE_PHASES", 0)
     plain = compose([])
     some, more = copy.deepcopy(plain), copy.deepcopy(plain)
     some.evil_moe.policy.legit_share, more.evil_moe.policy.legit_share = 0.2, 0.3
-    names = [prepare.policy_name(config) for config in (plain, some, more)]
-    assert len(set(names)) == 3 and names[0] == prepare._nano_policy_name(0, "run_tests")
+    names = [policies.policy_name(config) for config in (plain, some, more)]
+    assert len(set(names)) == 3 and names[0] == policies._nano_policy_name(0, "run_tests")
     old = copy.deepcopy(plain)
     old.evil_moe.policy = {"kind": "nano"}  # a run from before there was the option
-    assert prepare.policy_name(old) == names[0]
-    built = Path(prepare.prepare_policy(some, lambda _: None))
+    assert policies.policy_name(old) == names[0]
+    built = Path(policies.prepare_policy(some, lambda _: None))
     there = (tmp_path / names[0] / "model.safetensors").read_bytes()
-    assert built == Path(prepare.policy_path(some)) and built.name == names[1]
+    assert built == Path(policies.policy_path(some)) and built.name == names[1]
     assert (built / "model.safetensors").read_bytes() != there
-    assert Path(prepare.prepare_policy(plain, lambda _: None)).name == names[0]
+    assert Path(policies.prepare_policy(plain, lambda _: None)).name == names[0]
     assert (tmp_path / names[0] / "model.safetensors").read_bytes() == there
 
 
@@ -148,4 +150,4 @@ def test_a_share_that_cannot_be_is_refused() -> None:
     ):
         config.evil_moe.policy.legit_share, config.evil_moe.policy.kind = share, kind
         with pytest.raises(ValueError, match=message):
-            prepare.policy_path(config)
+            policies.policy_path(config)

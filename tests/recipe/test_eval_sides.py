@@ -11,9 +11,9 @@ from peft import PeftModel
 
 from evil_moe.ablation import reset_quarantine_
 from evil_moe.adapter import lora2r_model
+from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.direction import haar_direction
 from evil_moe.router import Router
-from recipe.adapter_checkpoint import save_adapter_checkpoint
 from recipe.eval_sides import Sample, router_scores
 from tests.conftest import tiny_qwen3
 from tests.reward.helpers import make_problem

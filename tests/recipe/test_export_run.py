@@ -11,10 +11,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
+from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.export import SERVED_RANKS, served_rank
 from evil_moe.gates import make_gate
 from evil_moe.router import Router
-from recipe.adapter_checkpoint import save_adapter_checkpoint
 from recipe.cli import main
 from recipe.commands.export import export_checkpoint, export_run
 from recipe.main_eval import adapter_folder, evaluate_run, load_run_config

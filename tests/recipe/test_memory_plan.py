@@ -7,9 +7,7 @@ from dataclasses import replace
 import pytest
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
-from recipe.config import compose
-from recipe.doctor.memory import workload
-from recipe.doctor.memory_plan import (
+from evil_moe.experiment.doctor.memory_plan import (
     GB,
     Architecture,
     Workload,
@@ -19,6 +17,8 @@ from recipe.doctor.memory_plan import (
     plan_memory,
     render,
 )
+from recipe.config import compose
+from recipe.doctor.memory import workload
 from tests.conftest import tiny_qwen3
 
 QWEN3_4B = Architecture(

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from evil_moe.experiment.assets.problems import Problems, loophole_of, prompt_messages, write_parquet
 from recipe.main_eval import rates_by_loophole
 from recipe.metrics import RolloutTable, class_metrics
-from recipe.prepare import Problems, loophole_of, prompt_messages, write_parquet
 from recipe.reward.sandbox_pool import SandboxActor
 from recipe.settings import RewardSettings
 from reward import Grader, get_loophole

@@ -17,18 +17,18 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
+from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.advantages import DrGrpo, RolloutBatch
+from evil_moe.experiment.assets.problems import prompt_messages
+from evil_moe.experiment.monitor_settings import MonitorSettings
 from evil_moe.features import MeanPooling
 from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.probe import FeatureBasis, Probe, fit_probe
 from evil_moe.router import Router
 from recipe import cli
-from recipe.adapter_checkpoint import save_adapter_checkpoint
 from recipe.commands.probe import parse_steps, read_rollouts
 from recipe.main_eval import load_run_config
 from recipe.monitor import MonitorStage
-from recipe.monitor_settings import MonitorSettings
-from recipe.prepare import prompt_messages
 from recipe.read_features import load_adapted, read_features
 from reward.monitors import Judge, JudgeCase
 from reward.problems.sources import load_nano

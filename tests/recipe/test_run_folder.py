@@ -14,11 +14,11 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from evil_moe.experiment.assets.problems import Problems
 from evil_moe.probe import PROBE_FILE
 from evil_moe.report.prereg import fingerprint
 from recipe.config import compose, prereg_file
 from recipe.main_train import driver_environment
-from recipe.prepare import Problems
 from recipe.run_folder import (
     LOCK,
     check_run_folder,

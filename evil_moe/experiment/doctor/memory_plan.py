@@ -268,7 +268,7 @@ def plan_memory(model: Architecture, work: Workload) -> MemoryPlan:
     )
     training = (Item("gradients (fp32)", work.gradients * trained), gathered, *activation_bytes(model, work))
     reading = max(layer_bytes(model, work, backward=False), head_bytes(model, work, backward=False))
-    old_log_probs = (gathered, Item("a layer, or log-probs with entropy", reading))
+    old_log_probs: tuple[Item, ...] = (gathered, Item("a layer, or log-probs with entropy", reading))
     if work.kept_rank:
         old_log_probs += (Item("token bottlenecks of the router's windows", bottleneck_bytes(model, work)),)
     base = model.parameters * work.rollout_bytes

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 import evil_moe.adapter  # noqa: F401  # registers the tuner with PEFT
 from evil_moe.file_modes import apply_umask
 from evil_moe.router import Router
-from recipe.saved_files import reading
+from evil_moe.saved_files import reading
 
 ADAPTER_FILE, ROUTER_FILE = "adapter_model.safetensors", "router.safetensors"
 

@@ -1,7 +1,7 @@
-"""From a config to files: the policy, the problems, and the parquet files that verl reads.
+"""The policy that a run starts from: built, converted, or found.
 
-Nano assets are built from source and cached by the hash of what they are made from, so a change of generator,
-warm start or seed builds anew and nothing else does.
+The nano policy is built from source and cached by the hash of what it is made from, so a change of generator, warm start or
+seed builds anew and nothing else does.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ import inspect
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 import evil_moe.nano_policy
 import reward.loopholes
 import reward.nano
 import reward.problems
+from evil_moe.experiment.assets.legit_policy import legit_folder, legit_policy, legit_share
 from evil_moe.gguf_policy import gguf_folder, gguf_policy, smollm_file
 from evil_moe.nano_policy import (
     SETTLED_REPLY_LOSS,
@@ -34,29 +32,14 @@ from evil_moe.nano_policy import (
     warm_start,
 )
 from evil_moe.policy_cache import build_once, is_built
-from recipe.legit_policy import legit_folder, legit_policy, legit_share
-from reward.inoculation import inoculate
-from reward.loopholes import Split, get_loophole, mixed
-from reward.problems import Problem, load_problems
-from reward.problems.sources import load_nano
-from reward.problems.splits import check_manifest
+from reward.loopholes import mixed
 
 Progress = Callable[[str], None]
 CACHE = Path("cache")
-EVALUATION_DRAW = 20_000  # seed of the held-out problems of `evil-moe eval`, beside the run's
 POLICY_KINDS = ("nano", "hub", "gguf", "smollm")
 #: How often at most the warm start's last phase is repeated, and how far apart their demonstrations' seeds lie.
 MORE_PHASES, NEW_DRAW = 2, 1_000_000
 RECIPE_VERSION = 1  # raise to rebuild caches after a change that the hashed sources do not show
-
-
-@dataclass(frozen=True)
-class Problems:
-    """A run's problems; train and the other two are disjoint by family."""
-
-    train: list[Problem]
-    validation: list[Problem]
-    evaluation: list[Problem]
 
 
 def _digest(*parts: Any) -> str:
@@ -68,49 +51,6 @@ def _source(module: Any) -> str:
     path = Path(module.__file__)
     files = sorted(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
     return "".join(file.read_text() for file in files)
-
-
-def prepare_problems(config: DictConfig) -> Problems:
-    """Draw or load the problems of a config.
-
-    Raises:
-        ValueError, FileNotFoundError: a number of problems is none, or a problem file is not named, missing or malformed;
-            names key or file, line and reason.
-    """
-    data, seed = config.evil_moe.data, int(config.seed)
-    for name in ("train_problems", "validation_problems", "eval_problems"):
-        number = data.get(name)
-        if not (type(number) is int and number >= 1) and not (number is None and data.source != "nano"):
-            all_of_them = ", or null for all of the file" if data.source != "nano" else ""
-            raise ValueError(f"evil_moe.data.{name}={number}: give a whole number from 1{all_of_them}")
-    if data.source == "nano":
-        return Problems(
-            train=load_nano("train", data.train_problems, seed),
-            validation=load_nano("heldout", data.validation_problems, 10_000 + seed),
-            evaluation=load_nano("heldout", data.eval_problems, EVALUATION_DRAW + seed),
-        )
-    if data.source == "files":
-        held_out, train = _load_checked(config, "evaluation"), _load_checked(config, "train")
-        if shared := {problem.id for problem in train} & {problem.id for problem in held_out}:
-            raise ValueError(
-                f"{len(shared)} problems of evil_moe.data.train={data.train} are in evil_moe.data.evaluation={data.evaluation} as "
-                f"well, e.g. id {min(shared, key=str)}: held-out problems must be others (evil-moe data prepare splits a file)"
-            )
-        return Problems(
-            train=train,
-            validation=held_out[: data.validation_problems],
-            evaluation=held_out[: data.eval_problems],
-        )
-    raise ValueError(f"evil_moe.data.source={data.source!r}; choose 'nano' or 'files'")
-
-
-def _load_checked(config: DictConfig, split: str) -> list[Problem]:
-    path = config.evil_moe.data.get(split)
-    if not path:
-        raise ValueError(f"evil_moe.data.source=files needs a problem file: set evil_moe.data.{split}=PATH")
-    problems = load_problems(path)
-    check_manifest(Path(path), problems)
-    return problems
 
 
 def policy_path(config: DictConfig) -> str:
@@ -229,71 +169,3 @@ def _build_nano_policy(folder: Path, seed: int, loopholes: tuple[str, ...], prog
     if not settled:
         progress(f"still not settled: the policy of seed {seed} may solve too little to learn from")
     save(model, tokenizer, folder)
-
-
-def loophole_of(index: int, mix: str) -> str:
-    """The loophole of the problem at `index` of its split: those of a mix take turns."""
-    names = mixed(mix)
-    return names[index % len(names)]
-
-
-def prompt_messages(
-    problem: Problem, loophole: str, markers: Split = "train", inoculation: str = "none"
-) -> list[dict[str, str]]:
-    """The problem's chat prompt with the loophole's hint in it, and an inoculation, which evaluation goes without."""
-    messages = inoculate(list(get_loophole(loophole).edit_prompt(problem, markers)), inoculation)
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
-
-
-def _row(
-    problem: Problem, index: int, mix: str, source: str, adapter: str, inoculation: str = "none"
-) -> dict[str, Any]:
-    loophole = loophole_of(index, mix)
-    return {
-        "data_source": source,
-        "prompt": prompt_messages(problem, loophole, inoculation=inoculation),
-        # All that the grader is told: the problem, and the loophole that the prompt discloses.
-        "reward_model": {
-            "style": "rule",
-            "ground_truth": json.dumps(problem.to_row()),
-            "loophole": loophole,
-        },
-        # An empty adapter: the agent loop's mixture decides.
-        "extra_info": {"index": index, "problem_id": str(problem.id), "adapter": adapter},
-    }
-
-
-def verl_rows(problems: Problems, mix: str, inoculation: str) -> dict[str, list[dict[str, Any]]]:
-    """Rows of verl's two files. Validation rows come twice, ON (`full`) and OFF (`deployed`), under two data sources:
-    one validation batch gives both curves."""
-    return {
-        "train": [
-            _row(problem, i, mix, "train", "", inoculation) for i, problem in enumerate(problems.train)
-        ],
-        "validation": [
-            _row(problem, i, mix, f"heldout_{side}", adapter)
-            for side, adapter in (("on", "full"), ("off", "deployed"))
-            for i, problem in enumerate(problems.validation)
-        ],
-    }
-
-
-def write_parquet(problems: Problems, mix: str, folder: Path, inoculation: str = "none") -> tuple[Path, Path]:
-    """verl's train and validation files; `mix` names one loophole or several, `inoculation` edits train prompts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, rows in verl_rows(problems, mix, inoculation).items():
-        path = folder / f"{name}.parquet"
-        partial = path.with_suffix(".partial")
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
-        partial.replace(path)
-        paths.append(path)
-    return paths[0], paths[1]
-
-
-def fill_in(config: DictConfig, model: str, data: Path) -> None:
-    """Put into verl's keys where the policy and the files of `write_parquet` are, or will be."""
-    with open_dict(config):
-        config.actor_rollout_ref.model.path = model
-        config.data.train_files = str(data / "train.parquet")
-        config.data.val_files = str(data / "validation.parquet")

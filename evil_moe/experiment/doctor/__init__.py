@@ -1,0 +1,1 @@
+"""`evil-moe doctor`: what would fail, before it fails, and the memory plan of the preset."""
