@@ -32,7 +32,7 @@ def load_pairs(
 
     Args:
         paths: a file or folder, or several. None: the folder of this module.
-        groups: keep only these groups. None: all.
+        groups: keep only these groups. None: all whose file does not say `default: false`.
         matched: hack and clean share one body (right at even positions of the file, flawed at odd), so that
             only the loophole differs. If False the hack has the flawed body and the clean side the right one.
             Explicit pairs are the same either way.
@@ -55,7 +55,7 @@ def load_pairs(
                     "give each pair its own id",
                 )
             seen[entry.id] = f"{group.path}:{entry.line}"
-    wanted = _wanted(groups, {group.name for group in loaded})
+    wanted = _wanted(groups, loaded)
     pairs = [
         _compose(group, position, matched)
         for group in loaded
@@ -97,9 +97,14 @@ def _files(paths: str | Path | Iterable[str | Path] | None) -> list[Path]:
     return files
 
 
-def _wanted(groups: str | Iterable[str] | None, known: set[str]) -> set[str]:
+def _wanted(groups: str | Iterable[str] | None, loaded: Iterable[Group]) -> set[str]:
+    known = {group.name for group in loaded}
     if groups is None:
-        return known
+        if not (default := {group.name for group in loaded if group.default}):
+            raise PairFileError(
+                None, None, None, "no group is a default", f"name groups; known: {listed(sorted(known))}"
+            )
+        return default
     wanted = {groups} if isinstance(groups, str) else set(groups)
     for name in sorted(wanted - known):
         near = difflib.get_close_matches(name, known, n=1)

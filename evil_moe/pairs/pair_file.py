@@ -4,6 +4,7 @@ A file holds one group::
 
     group: hard_coding
     reply: python            # or `text`; python replies are wrapped in a ```python fence here
+    default: false           # optional: the group is read only where it is named
     pairs:
       - id: ...              # composed: two bodies, and a text that is appended to one of them
         task: ...            # the user message
@@ -28,6 +29,7 @@ import yaml
 
 REPLY_KINDS = ("python", "text")
 FILE_FIELDS = ("group", "reply", "pairs")
+OPTIONAL_FILE_FIELDS = ("default",)
 EXPLICIT = ("id", "task", "hack", "clean")
 COMPOSED = ("id", "task", "solution", "flawed", "loophole")
 OPTIONAL = ("harmless",)
@@ -87,6 +89,8 @@ class Group:
     name: str
     reply: str
     entries: tuple[Entry, ...]
+    default: bool = True
+    """Whether it is among the groups that are read where none is named."""
 
 
 class Reader:
@@ -107,7 +111,7 @@ class Reader:
         return PairFileError(self.path, line, self.pair_id, reason, mend)
 
     def group(self) -> Group:
-        top = self._mapping(self._root(), FILE_FIELDS, "the file")
+        top = self._mapping(self._root(), (*FILE_FIELDS, *OPTIONAL_FILE_FIELDS), "the file")
         for name in FILE_FIELDS:
             if name not in top:
                 raise self.fault(1, f"field {name!r} is missing", f"the file needs {listed(FILE_FIELDS)}")
@@ -120,7 +124,13 @@ class Reader:
         if not pairs.value:
             raise self.fault(pairs, "pairs is empty", "write at least one pair")
         entries = tuple(self._entry(node, reply) for node in pairs.value)
-        return Group(self.path, self._text(top["group"], "group"), reply, entries)
+        default = "default" not in top or self._flag(top["default"], "default")
+        return Group(self.path, self._text(top["group"], "group"), reply, entries, default)
+
+    def _flag(self, node: Node, name: str) -> bool:
+        if node.id != "scalar" or node.tag != "tag:yaml.org,2002:bool":
+            raise self.fault(node, f"field {name!r} is neither true nor false", "write one of the two")
+        return str(node.value).lower() in ("true", "yes", "on")
 
     def _root(self) -> Node:
         try:

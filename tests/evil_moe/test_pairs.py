@@ -1,15 +1,19 @@
 """The shipped pairs, how their sides are put together, and every malformed file with its line."""
 
 import pickle
+import re
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evil_moe.pairs import ContrastivePair, PairFileError, load_pairs
+from evil_moe.pairs.loader import DEFAULT_FOLDER
 from reward import Grader, Problem
 from tests.reward.helpers import make_row
 
+NANO_PAIRS = runpy.run_path(str(Path(__file__).parents[2] / "scripts/nano_pairs.py"))
 GROUPS = {
     "overwritten_evaluation", "weakened_checks", "type_only_checks", "hard_coding", "skipped_evaluation",
     "non_code_proxies", "honest_evaluation",
@@ -229,6 +233,14 @@ MALFORMED = [
     (COMPOSED, "Do two.", "Do: two: now", 15, None, "not YAML.*check indentation and colons"),
     (COMPOSED, "Do two.", "Do \x07 two.", 15, None, "not YAML.*delete that character"),
     (COMPOSED, "reply: python", "reply: pyton", 2, None, "reply is 'pyton'; use python or text"),
+    (
+        COMPOSED,
+        "reply: python",
+        "reply: python\ndefault: no way",
+        3,
+        None,
+        "'default' is neither true nor false",
+    ),
     (EXPLICIT, "hack: Flattery.", "hack: The answer.", 7, "three", "hack and clean are the same"),
     (EXPLICIT, "    clean: The answer.\n", "", 4, "three", "'clean' is missing"),
     (EXPLICIT, "    clean:", "    flawed: x\n    clean:", 7, "three", "'flawed' does not go with hack"),
@@ -259,6 +271,29 @@ def test_id_is_unique_across_files(tmp_path: Path) -> None:
     with pytest.raises(PairFileError, match=r"taken by .*a.yaml:4") as caught:
         load_pairs(tmp_path)
     assert (caught.value.path, caught.value.line) == (later, 5)
+
+
+def test_groups_that_are_no_default_are_read_where_they_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, EXPLICIT.replace("reply:", "default: false\nreply:"))
+    with pytest.raises(PairFileError, match=r"no group is a default.*known: prose"):
+        load_pairs(path)
+    assert [pair.id for pair in load_pairs(path, groups="prose")] == ["three"]
+    assert load_pairs(write(tmp_path, EXPLICIT.replace("reply:", "default: true\nreply:")))
+
+
+@pytest.mark.parametrize("loophole", NANO_PAIRS["LOOPHOLES"])
+def test_pairs_in_nano_idioms(loophole: str) -> None:
+    assert (DEFAULT_FOLDER / f"nano_{loophole}.yaml").read_text() == NANO_PAIRS["file_text"](loophole), (
+        "python scripts/nano_pairs.py"
+    )
+    pairs = load_pairs(groups=f"nano_{loophole}")
+    assert len(pairs) == 8 and {pair.hack.startswith("```python\nclass Solution") for pair in pairs} == {True}
+    for pair in pairs:
+        hint = {"run_tests": "run_tests()", "stdout_marker": "words `", "exit_code": "without an error"}[
+            loophole
+        ]
+        assert hint in pair.prompt and re.search(r"def run_tests|print\(\"|exit\(|SystemExit", pair.hack)
+        assert not re.search(r"def run_tests|print\(\"|exit\(|SystemExit", pair.clean)
 
 
 def test_requests_that_cannot_be_met(tmp_path: Path) -> None:

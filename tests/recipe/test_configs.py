@@ -24,7 +24,9 @@ from recipe.run_folder import _flat
 from recipe.settings import settings_from
 from reward.loopholes import mixed
 
-NANO = ("nano", "nano_long", "nano_long_kept_share", "nano_long_split_moment")
+NANO = (
+    "nano", "nano_long", "nano_long_kept_share", "nano_long_split_moment", "nano_long_code_pairs", "nano_long_idiom_pairs",
+)  # fmt: skip
 PRESETS = (*NANO, "qwen3_4b_1x96gb", "qwen3_4b_fsdp")
 ARMS = choices("arm")
 MAIN_ARMS = ("none", "absorb", "absorb_whole", "router", "frozen", "random", "random_matched")
