@@ -53,6 +53,7 @@ def test_these_are_all_files():
         "evil_moe.yaml",
         "agent_loop.yaml",
         "prereg/nano_windows.yaml",
+        "prereg/nano_long_windows.yaml",
         *(f"prereg/{preset}.yaml" for preset in NANO),
     }
     assert files == known | {f"preset/{name}.yaml" for name in PRESETS} | {
@@ -238,8 +239,8 @@ def test_every_key_has_its_reason_in_the_file():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("arm=nope", r"arm/nope.*\['absorb', 'absorb_whole', 'anchored', .*'windows', 'windows_matched'\]"),
-        ("preset=nope", r"preset/nope.*\['nano', 'nano_long', 'nano_long_kept_share', .*'qwen3_4b_1x96gb'"),
+        ("arm=nope", r"arm/nope.*\['absorb', 'absorb_whole', 'anchored', .*'windows_matched'\]"),
+        ("preset=nope", r"preset/nope.*\['nano', 'nano_long', .*'nano_long_kept_share', .*'qwen3_4b_1x96gb'"),
         ("evil_moe.rooter.gain=2", "rooter"),
         ("+evil_moe.rooter=2", "rooter"),
         ("evil_moe.router.gain=high", r"gain.*high"),
