@@ -17,11 +17,11 @@ from evil_moe.direction import block_directions, contrastive_direction, haar_dir
 from evil_moe.features import Pooling
 from evil_moe.gates import Gate, RolloutSignals
 from evil_moe.placebo import MatchedPlacebo
+from evil_moe.settings import RouterSettings
 from evil_moe.thresholds import ThresholdRule, gap_rule, quantile_rule, spread_rule
 from recipe.actor.fields import CONCEPT, FEATURES, FLAG, QUARANTINE_ON, SCORE, WEIGHT
 from recipe.actor.tensors import dense, gather_rows
 from recipe.engine_step import PinnedStepEngine
-from recipe.router_settings import RouterSettings
 
 IN_STEP = "in_step"
 """What the gate found of a rollout over its step; made within the actor, and in no batch that comes to it."""

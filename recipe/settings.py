@@ -13,34 +13,23 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from evil_moe.experiment.monitor_settings import MonitorSettings
-from recipe.pair_settings import ContrastSettings, PairSettings, PinSettings
-from recipe.router_settings import PlugSettings, RouterSettings, one_of
+from evil_moe.settings import (
+    FEATURE_STATES,
+    AdapterSettings,
+    ContrastSettings,
+    MethodSettings,
+    PairSettings,
+    PinSettings,
+    PlugSettings,
+    RouterSettings,
+    one_of,
+)
 from reward.reply import READINGS
 
-FEATURE_STATES = ("rollout", "full", "deployed", "base")
 OLD_LOG_PROBS = ("update", "gated", "sampled")
 INITS = ("gaussian", "pissa", "corda", "signed_corda", "reversed_corda")
 GATED_ON_POLICY = "gated_on_policy"
 """Name of our policy loss in verl's registry (recipe/actor/policy_loss.py)."""
-
-
-@dataclass(frozen=True)
-class AdapterSettings:
-    """Ranks of the two-expert adapter; `r` is `actor_rollout_ref.model.lora_rank`.
-
-    Attributes:
-        init: of the frozen A0, B0; see evil_moe/adapter/init.py.
-        quarantine_steps: the quarantine is first fine-tuned for so many steps on the hack sides of the pairs, and then
-            stays as it is (discardable LoRA); 0 for the methods that train it by reward.
-        quarantine_lr: learning rate of that.
-    """
-
-    num_quarantine: int = 1
-    quarantine_rank: int = 0
-    init_seed: int = 0
-    init: str = "gaussian"
-    quarantine_steps: int = 0
-    quarantine_lr: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -216,6 +205,23 @@ class EvilMoESettings:
             raise ValueError(
                 "evil_moe.pin.weight > 0 has nothing to hold with evil_moe.router.learn=false; set it to 0"
             )
+
+    @property
+    def method(self) -> MethodSettings:
+        """What of it a step of the method reads."""
+        return MethodSettings(
+            seed=self.seed,
+            feature_state=self.feature_state,
+            gate_deployed=self.rollout.gate_deployed,
+            adapter=self.adapter,
+            gate=self.gate,
+            router=self.router,
+            pairs=self.pairs,
+            pin=self.pin,
+            contrast=self.contrast,
+            gradient=self.gradient,
+            advantage=self.advantage,
+        )
 
 
 def settings_from(node: Any) -> EvilMoESettings:

@@ -18,10 +18,10 @@ from peft import PeftModel
 from evil_moe.experiment.run.console import say
 from evil_moe.eyes import Eye, EyeRow, Looking, best_eye, eye_table, eyes
 from evil_moe.features import TokenReading
+from evil_moe.settings import RouterSettings
 from recipe.eval_legit import legit_texts
 from recipe.pair_batch import PairBatch, tokenize_reply
 from recipe.read_features import read_forwards
-from recipe.router_settings import RouterSettings
 from recipe.settings import EvilMoESettings
 from reward.eye_cases import EYE_LOOPHOLES, PROSE_WORDS, eye_cases
 

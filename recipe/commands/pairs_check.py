@@ -41,6 +41,7 @@ from evil_moe.features import (
     normalise_per_module,
 )
 from evil_moe.pairs import ContrastivePair, load_pairs
+from evil_moe.settings import RouterSettings
 from evil_moe.steering import bottleneck_lengths
 from recipe.adapter_config import adapter_config
 from recipe.commands.eyes import ask_eyes
@@ -48,7 +49,6 @@ from recipe.commands.pairs_steering import Steered, rates_line, steer_and_grade,
 from recipe.config import compose
 from recipe.pair_batch import PairBatch
 from recipe.read_features import read_features, read_forwards
-from recipe.router_settings import RouterSettings
 from recipe.run_inputs import system_message
 from recipe.settings import EvilMoESettings, settings_from
 

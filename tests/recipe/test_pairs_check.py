@@ -22,6 +22,7 @@ from evil_moe.experiment.run.names import pairs_name
 from evil_moe.features import MeanPooling, gradient_features
 from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.pairs import load_pairs
+from evil_moe.settings import RouterSettings
 from evil_moe.steering import input_shifts, steered
 from recipe import cli
 from recipe.commands import pairs_check, pairs_steering
@@ -29,7 +30,6 @@ from recipe.commands.pairs_check import load_adapted, read_sides
 from recipe.commands.pairs_steering import Steered, generate, steering_reasons
 from recipe.config import compose
 from recipe.pair_batch import PairBatch, tokenize_side
-from recipe.router_settings import RouterSettings
 from recipe.run_inputs import fill_in_inputs
 from recipe.settings import settings_from
 from reward.inoculation import INOCULATIONS

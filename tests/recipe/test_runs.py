@@ -13,10 +13,10 @@ import pytest
 from evil_moe.direction import contrastive_direction
 from evil_moe.pairs import load_pairs
 from evil_moe.router import Router
+from evil_moe.settings import RouterSettings
 from recipe.commands.pairs_check import load_adapted, read_sides
 from recipe.config import compose
 from recipe.main_train import train
-from recipe.router_settings import RouterSettings
 from recipe.run_folder import read_config
 from recipe.settings import settings_from
 from reward.nano.problems import SYSTEM

@@ -1,4 +1,4 @@
-"""The node `evil_moe.router` of the config."""
+"""The switches of the method as frozen dataclasses, each with its default: the nodes of the config that a step reads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ THRESHOLDS = ("anchored", "base", "pairs", "follow")
 THRESHOLD_RULES = ("gap", "spread", "quantile")
 DIRECTION_TOKENS = ("completion", "hack_only")
 FEATURES = ("activation", "gradient")
+FEATURE_STATES = ("rollout", "full", "deployed", "base")
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,82 @@ class RouterSettings:
         }.items():
             if value is not None and not value > 0:
                 raise ValueError(f"evil_moe.router.{name}={value} must be above 0")
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """Contrastive pairs: extra files or folders (null: the shipped ones), groups (null: all), matched bodies, a seed
+    that swaps the sides of a random half (control: labels that say nothing), arguments of the chat template, the
+    same as the rollouts', and the system message they are read with ("" for none; null: the one that most of the run's
+    rollouts have)."""
+
+    paths: list[str] | None = None
+    groups: list[str] | None = None
+    matched: bool = True
+    shuffle_seed: int | None = None
+    chat_template: dict[str, Any] = field(default_factory=dict)
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class PinSettings:
+    """Weight of the pin loss, 0 turns it off; `matched`: it compares the two sides of each pair, not all sides with one
+    threshold."""
+
+    weight: float = 1.0
+    matched: bool = False
+
+
+@dataclass(frozen=True)
+class ContrastSettings:
+    """Weight of the contrast between rollouts of the whole adapter and of the deployed model (`evil_moe.contrast`), 0
+    turns it off."""
+
+    weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """Ranks of the two-expert adapter; `r` is `actor_rollout_ref.model.lora_rank`.
+
+    Attributes:
+        init: of the frozen A0, B0; see evil_moe/adapter/init.py.
+        quarantine_steps: the quarantine is first fine-tuned for so many steps on the hack sides of the pairs, and then
+            stays as it is (discardable LoRA); 0 for the methods that train it by reward.
+        quarantine_lr: learning rate of that.
+    """
+
+    num_quarantine: int = 1
+    quarantine_rank: int = 0
+    init_seed: int = 0
+    init: str = "gaussian"
+    quarantine_steps: int = 0
+    quarantine_lr: float = 1e-3
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """All that a step of the method reads (`evil_moe.step`).
+
+    Attributes:
+        seed: of the directions that are drawn.
+        feature_state: state in which features are read: `rollout`, the one that made the rollout; `full`; `deployed`; `base`,
+            without adapter.
+        gate_deployed: whether the update turns the quarantine on, by w, in rollouts of the deployed model, too.
+        advantage: its plug may ask for a score of every rollout that is read with the features.
+    """
+
+    seed: int = 0
+    feature_state: str = "rollout"
+    gate_deployed: bool = True
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    gate: PlugSettings = field(default_factory=lambda: PlugSettings("router"))
+    router: RouterSettings = field(default_factory=RouterSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    pin: PinSettings = field(default_factory=PinSettings)
+    contrast: ContrastSettings = field(default_factory=ContrastSettings)
+    gradient: PlugSettings = field(default_factory=PlugSettings)
+    advantage: PlugSettings = field(default_factory=PlugSettings)
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
