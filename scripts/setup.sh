@@ -90,7 +90,7 @@ if [[ ! -x "$venv/bin/python" ]]; then
 fi
 stage "$torch" "$index_hint" install_torch
 stage "$(($(grep -c == requirements/cpu.lock) - 1)) locked packages" "$index_hint" install_locked
-stage "this project, editable" "see the lines above" "$venv/bin/pip" install -q --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+stage "this project, editable" "see the lines above" "$venv/bin/pip" install -q --no-deps --no-build-isolation -e .
 stage "vllm's metadata" "see the lines above" "$venv/bin/python" scripts/vllm_metadata.py
 echo "$want" >"$stamp"
 echo "setup: ready in $SECONDS s, $(du -sh "$venv" | cut -f1) in $venv"
