@@ -3,7 +3,7 @@
     s = cos(h, v);   l = scale * (s - threshold);   w = sigmoid(l)
 
 `v: [M, r]` starts at a seeded direction; K quarantine blocks have one each, and `evil_moe.gates.router` says how their
-logits become weights. There are two thresholds (design, section 7): the pin's, the midpoint of the two sides of the
+logits become weights. There are two thresholds (docs/architecture.md): the pin's, the midpoint of the two sides of the
 pairs, and the rollouts', from the scores of base-policy rollouts (`evil_moe.thresholds`). The second assumes that hacks are
 rare at the start; with the pairs' midpoint every rollout of a policy far from the pairs would get the same weight.
 """

@@ -1,6 +1,6 @@
 """The training engine: verl's FSDP2 engine with the gated two-expert adapter, the router and the pin.
 
-One read of features serves three uses (design, section 8). The old-log-prob pass runs every rollout in its
+One read of features serves three uses (docs/architecture.md, "The read"). The old-log-prob pass runs every rollout in its
 feature state and returns log-probs and features; w follows from the features for the advantage stage; the
 update recomputes w from the same features, this time with gradient, and gates the forward with it.
 """
@@ -237,7 +237,7 @@ class Lora2rEngine(ScoringEngine):
         return model_output
 
     def _policy_mismatch(self, model_output: dict[str, Tensor], micro_batch: TensorDict) -> dict[str, float]:
-        """How far the gated policy at the update is from the one that sampled, per token (design, section 3)."""
+        """How far the gated policy at the update is from the one that sampled, per token (docs/architecture.md, "The behaviour policy")."""
         if "rollout_log_probs" not in micro_batch:
             return {}
         replies = response_from_nested(model_output["log_probs"].detach(), micro_batch["response_mask"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,40 @@ from tests.conftest import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 LINK = re.compile(r"(?<!`)\[[^\]\n]*\]\(([^)\s]+)\)")
+
+
+#: Pages in which a sentence has one idea and at most 25 words.
+HELD = (
+    "README",
+    "index",
+    "concepts",
+    "architecture",
+    "adding_a_method",
+    "arms",
+    "results",
+    "reproduce",
+    "gpu",
+    "problems",
+)
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Those of paragraphs and lists; a code span or a link counts as a word."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    text = re.sub(r"^(?:    .*|\|.*|#.*|<!--.*|!\[.*)$", "", text, flags=re.M)
+    text = re.sub(r"`[^`]*`", "code", text)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("*", "")
+    for block in re.split(r"\n\s*\n|\n(?=- |\d+\. )", text):
+        yield from re.split(r"(?<=[.?!])\s+(?=[A-Z0-9\"(]|code)", " ".join(block.split()).removeprefix("- "))
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_sentences_are_short(name: str):
+    (page,) = (page for page in (ROOT / "README.md", *PAGES) if page.stem == name)
+    long = [
+        s for s in sentences(page.read_text()) if sum(bool(re.search(r"\w", word)) for word in s.split()) > 25
+    ]
+    assert not long
 
 
 def test_what_is_made_from_data_is_fresh():

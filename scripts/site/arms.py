@@ -1,7 +1,11 @@
-"""The catalogue of arms, from the files in `configs/arm`: what each is, which arm it starts from, what it sets."""
+"""The catalogue of arms, from the files in `configs/arm`: what each is, which arm it starts from, what it sets.
+
+The stop and the source of a method are those of the first table of `docs/methods.md`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,18 +14,28 @@ import yaml
 
 from evil_moe.report.markdown import table
 
-ARMS = Path(__file__).resolve().parents[2] / "configs/arm"
+ROOT = Path(__file__).resolve().parents[2]
+ARMS, METHODS = ROOT / "configs/arm", ROOT / "docs/methods.md"
 
 
 def catalogue() -> list[str]:
     """A row for each arm."""
-    return [
-        "",
-        *table(
-            ["arm", "starts from", "what it is", "sets"], [row(path) for path in sorted(ARMS.glob("*.yaml"))]
-        ),
-        "",
+    known = methods()
+    body = [
+        [*row(path)[:2], *known.get(path.stem, ("", "")), *row(path)[2:]]
+        for path in sorted(ARMS.glob("*.yaml"))
     ]
+    return ["", *table(["arm", "starts from", "stop", "from", "what it is", "sets"], body), ""]
+
+
+def methods() -> dict[str, tuple[str, str]]:
+    """Stop and source of each arm that the table of methods names."""
+    found = {}
+    for line in METHODS.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if line.startswith("|") and len(cells) == 4:
+            found |= dict.fromkeys(re.findall(r"`(\w+)`", cells[1]), (cells[0], cells[3]))
+    return found
 
 
 def row(path: Path) -> list[str]:

@@ -41,12 +41,12 @@ def source(name: str) -> list[str]:
     commit = about.get("commit") or ", ".join(found)
     told = {
         "Machine": about["machine"],
-        "seeds": about["seeds"],
-        "commit": commit,
-        "file": f"`docs/data/{name}.csv`",
+        "Seeds": about["seeds"],
+        "Commit": commit,
+        "File": f"`docs/data/{name}.csv`",
     }
-    line = "; ".join(f"{key}: {value}" for key, value in told.items() if value)
-    return ["", *(f"    {command}" for command in about["commands"]), "", line + "."]
+    lines = [f"- {key}: {value}" for key, value in told.items() if value]
+    return ["", *(f"    {command}" for command in about["commands"]), "", *lines]
 
 
 def label(key: str) -> str:

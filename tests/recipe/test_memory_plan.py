@@ -1,4 +1,4 @@
-"""The memory arithmetic against the design's numbers for Qwen3-4B, r = 32, on one 96 GB GPU."""
+"""The memory arithmetic against the numbers of docs/architecture.md for Qwen3-4B, r = 32, on one 96 GB GPU."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def test_counts():
         ("checkpointed activations", 2.3),
     ],
 )
-def test_design_section_6(name: str, gb: float):
+def test_parts_of_the_plan(name: str, gb: float):
     assert _by_name()[name] == pytest.approx(gb, abs=0.05 if gb > 1.1 else 0.005)
 
 
-def test_kv_cache_and_logits_of_design_section_6():
+def test_kv_cache_and_logits():
     plan = plan_memory(QWEN3_4B, WORK)
     assert plan.kv_per_token == 147_456
     assert plan.kv_needed / GB == pytest.approx(58, abs=0.1)
