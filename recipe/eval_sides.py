@@ -20,16 +20,10 @@ from evil_moe.experiment.behaviour import request_seed
 from evil_moe.experiment.evaluation.strengths import strengths_of
 from evil_moe.features import Pooling, make_pooling
 from evil_moe.router import Router
+from evil_moe.sides import ABLATION, BASE, CONTROLS, RANDOM_BLOCK
 from evil_moe.strengths import side_of, strength_of
 from reward.loopholes import Split, check_split
 from reward.problems import Problem
-
-SIDES = ("on", "off")
-RANDOM_BLOCK = "random_block"
-"""Control, with `evil_moe.eval.random_block`: as many ranks reset as the quarantine has, drawn at random."""
-BASE = "base"
-"""Control, with `evil_moe.eval.base`: the policy without an adapter. A deployed model that learned nothing equals it."""
-CONTROLS = (RANDOM_BLOCK, BASE)
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ def sides_of(config: DictConfig) -> tuple[str, ...]:
     """What an evaluation compares; a run from before there was a control goes without."""
     wanted = (c for c in CONTROLS if OmegaConf.select(config, f"evil_moe.eval.{c}", default=False))
     # The strengths 0 and 1 are `off` and `on`, which are there already.
-    return tuple(dict.fromkeys((*SIDES, *wanted, *map(side_of, strengths_of(config)))))
+    return tuple(dict.fromkeys((*ABLATION, *wanted, *map(side_of, strengths_of(config)))))
 
 
 def export_sides(

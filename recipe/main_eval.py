@@ -31,12 +31,11 @@ from evil_moe.experiment.run.console import divert_output, report_failure, say
 from evil_moe.experiment.run.names import eval_name, set_aside
 from evil_moe.report.files import read_json
 from evil_moe.report.legit import legit_lines
+from evil_moe.sides import SIDES
 from evil_moe.strengths import strength_of
 from recipe.doctor.checks import is_hub_name
 from recipe.eval_legit import finite_auroc, legit_result
 from recipe.eval_sides import (
-    CONTROLS,
-    SIDES,
     export_sides,
     generate,
     markers_of,
@@ -47,6 +46,7 @@ from recipe.reward.sandbox_pool import limits_from
 from recipe.run_folder import changes, checkpoint_steps, latest_step, read_config
 from recipe.settings import settings_from
 from reward.grader import Grader
+from reward.jsonl import write_whole
 from reward.loopholes import mixed
 from reward.problems import Problem
 from reward.verdict import RewardConfig, Verdict
@@ -281,7 +281,7 @@ def ablation_line(result: dict[str, Any]) -> str:
 def _table(result: dict[str, Any]) -> str:
     names = ("loophole", "hack", "solve", "compile")
     lines = ["| quarantine | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for side in (side for side in (*SIDES, *CONTROLS) if side in result):
+    for side in (side for side in SIDES if side in result):
         lines.append(
             f"| {side.upper().replace('_', ' ')} | "
             + " | ".join(f"{result[side][name]:.3f}" for name in names)
@@ -293,6 +293,4 @@ def _table(result: dict[str, Any]) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_whole(path, text.encode())

@@ -29,6 +29,7 @@ from evil_moe.report.files import read_jsonl
 from evil_moe.report.prereg import fingerprint
 from evil_moe.saved_files import reading
 from recipe.config import prereg_file
+from reward.jsonl import write_whole
 
 LATEST = "latest_checkpointed_iteration.txt"
 LOCK = "train.lock"
@@ -287,16 +288,13 @@ def open_run_folder(config: DictConfig, prereg: Path | None = None) -> Iterator[
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
         step, path = resume_step(folder), folder / "config.yaml"
-        partial = path.with_suffix(".partial")
-        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(config, resolve=True))))
-        partial.replace(path)
+        resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+        write_whole(path, OmegaConf.to_yaml(resolved).encode())
         record = folder / "provenance.json"
         starts = _starts(record)
-        partial = record.with_suffix(".partial")
         whole = {
             "run_id": run_id(folder) or uuid4().hex[:12],
             "starts": [*starts, provenance(config, prereg)],
         }
-        partial.write_text(json.dumps(whole, indent=2) + "\n")
-        partial.replace(record)
+        write_whole(record, (json.dumps(whole, indent=2) + "\n").encode())
         yield step

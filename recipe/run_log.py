@@ -11,6 +11,7 @@ from typing import Any
 from evil_moe.experiment.run.console import say
 from recipe.metrics import RolloutTable
 from recipe.settings import EvilMoESettings
+from reward.jsonl import write_whole
 
 
 def _json_number(value: Any) -> Any:
@@ -48,10 +49,8 @@ class RunLog:
 
     def rollouts(self, step: int, table: RolloutTable) -> None:
         """`rollouts/<step>.jsonl`, whole or not at all."""
-        path = self.folder / "rollouts" / f"{step}.jsonl"
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in table.rows(step)))
-        partial.replace(path)
+        text = "".join(json.dumps(row) + "\n" for row in table.rows(step))
+        write_whole(self.folder / "rollouts" / f"{step}.jsonl", text.encode())
 
     def step_line(self, step: int, total: int, metrics: dict[str, Any]) -> None:
         """`step 12/40  reward 1.93  hack .21 ...`: what a person follows a run by."""

@@ -12,13 +12,13 @@ import numpy as np
 
 from evil_moe.report.load import TOKENS, Evaluation, Run
 from evil_moe.report.markdown import table
+from evil_moe.sides import ABLATION
 
 RATES = ("loophole", "hack", "solve", "compile")
-SIDES = ("on", "off")
 DEPLOYED = "deployed"
 """In place of a side: the one that each arm deploys."""
 REFERENCE_ARM = "router"
-TESTED = tuple((side, rate) for side in (DEPLOYED, *SIDES) for rate in ("loophole", "hack", "solve"))
+TESTED = tuple((side, rate) for side in (DEPLOYED, *ABLATION) for rate in ("loophole", "hack", "solve"))
 LAST_STEPS = 10
 ROUTER_METRICS = {
     "AUROC": "router/auroc",
@@ -157,14 +157,14 @@ def arm_table(runs: Sequence[Run]) -> list[str]:
         "arm",
         "deploys",
         "seeds",
-        *(f"{side.upper()} {rate}" for side in SIDES for rate in RATES),
+        *(f"{side.upper()} {rate}" for side in ABLATION for rate in RATES),
         *_MORE,
     ]
     rows = []
     for key, members in by_arm(runs).items():
         done = [run.evaluation for run in members if run.evaluation is not None]
         if done:
-            columns = [[getattr(getattr(e, side), rate) for e in done] for side in SIDES for rate in RATES]
+            columns = [[getattr(getattr(e, side), rate) for e in done] for side in ABLATION for rate in RATES]
             columns += [[value(e) for e in done] for value in _MORE.values()]
             deploys = "/".join(sorted({run.deployed.upper() for run in members}))
             rows.append([_name(key, runs), deploys, str(len(done)), *map(_spread, columns)])

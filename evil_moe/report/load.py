@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evil_moe.report.files import RunFolderError, number_at, read_json, read_jsonl, read_yaml
+from evil_moe.sides import CONTROLS, SIDES
 from evil_moe.strengths import strength_of
 
 USED_METRICS = (
@@ -241,8 +242,6 @@ def _rollouts(folder: Path, notes: list[str]) -> tuple[RolloutStep, ...]:
     return tuple(sorted(steps, key=lambda step: step.step))
 
 
-CONTROLS = ("random_block", "base")
-SIDES = ("on", "off", *CONTROLS)
 _LABELS = {"loophole": "loophole", "hack": "exploited", "solve": "correct", "compile": "can_compile"}
 
 

@@ -25,7 +25,8 @@ from statistics import fmean
 
 from evil_moe.report.compare import RATES, paired_test, unit_rates
 from evil_moe.report.files import RunFolderError, read_yaml
-from evil_moe.report.load import SIDES, Run
+from evil_moe.report.load import Run
+from evil_moe.sides import SIDES
 
 _MEND = "see evil_moe/report/prereg.py for the form"
 

@@ -16,6 +16,7 @@ from evil_moe.report.compare import RATES, REFERENCE_ARM
 from evil_moe.report.load import Evaluation, Run, load_run
 from evil_moe.report.markdown import table
 from evil_moe.report.prereg import Prereg, answer, load_prereg
+from evil_moe.sides import ABLATION
 
 PHASES = {
     "generation": "timing_s/gen",
@@ -211,7 +212,7 @@ def _by_loophole(run: Run) -> list[str]:
     modes = sorted({answer.mode for answer in run.answers})
     if len(modes) < 2:
         return []
-    columns = [(side, name) for side in compare.SIDES for name in RATES]
+    columns = [(side, name) for side in ABLATION for name in RATES]
     rows = []
     for mode in modes:
         cells = []
@@ -228,7 +229,7 @@ def _failures(run: Run) -> list[str]:
     if not kinds:
         return []
     rows = []
-    for side in compare.SIDES:
+    for side in ABLATION:
         ours = [answer.failed for answer in run.answers if answer.side == side]
         if ours:
             rows.append([side.upper(), *(f"{ours.count(kind) / len(ours):.3f}" for kind in kinds)])

@@ -12,6 +12,7 @@ import pyarrow.parquet
 from omegaconf import DictConfig, open_dict
 
 from reward.inoculation import inoculate
+from reward.jsonl import write_whole
 from reward.loopholes import Split, get_loophole, mixed
 from reward.problems import Problem, load_problems
 from reward.problems.sources import load_nano
@@ -125,9 +126,9 @@ def write_parquet(problems: Problems, mix: str, folder: Path, inoculation: str =
     paths = []
     for name, rows in verl_rows(problems, mix, inoculation).items():
         path = folder / f"{name}.parquet"
-        partial = path.with_suffix(".partial")
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
-        partial.replace(path)
+        sink = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+        write_whole(path, sink.getvalue().to_pybytes())
         paths.append(path)
     return paths[0], paths[1]
 
