@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 
 from evil_moe.advantages import make_advantage
 from evil_moe.experiment.behaviour import num_deployed
+from evil_moe.experiment.monitor import MonitorStage, feature_basis
+from evil_moe.experiment.settings import GATED_ON_POLICY, EvilMoESettings, settings_from
 from evil_moe.export import export_rank, served_rank
 from evil_moe.features import make_pooling
 from evil_moe.gates import make_gate
@@ -19,8 +21,6 @@ from evil_moe.gradients import make_gradient_transform
 from evil_moe.pairs import load_pairs
 from evil_moe.strengths import check_strengths
 from recipe.adapter_config import adapter_config
-from recipe.monitor import MonitorStage, feature_basis
-from recipe.settings import GATED_ON_POLICY, EvilMoESettings, settings_from
 from reward.inoculation import inoculate
 from reward.loopholes import mixed
 from reward.monitors import Detector

@@ -17,12 +17,12 @@ from verl.workers.config.optimizer import build_optimizer
 from evil_moe.adapter import lora2r_model
 from evil_moe.contrast import contrast_loss
 from evil_moe.diagnostics import cosine, drift, gradient_energy
+from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.gradients import GradientTransform
 from evil_moe.pin import pin_loss
 from recipe.actor.tensors import whole
 from recipe.engine_weights import AdapterWeightsEngine
 from recipe.pair_reader import PairReader
-from recipe.settings import EvilMoESettings
 
 
 class PinnedStepEngine(AdapterWeightsEngine):

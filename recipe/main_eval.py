@@ -28,7 +28,9 @@ from evil_moe.experiment.evaluation.strengths import (
     write_plot,
 )
 from evil_moe.experiment.run.console import divert_output, report_failure, say
+from evil_moe.experiment.run.folder import changes, checkpoint_steps, latest_step, read_config
 from evil_moe.experiment.run.names import eval_name, set_aside
+from evil_moe.experiment.settings import settings_from
 from evil_moe.report.files import read_json
 from evil_moe.report.legit import legit_lines
 from evil_moe.sides import SIDES
@@ -43,8 +45,6 @@ from recipe.eval_sides import (
     sides_of,
 )
 from recipe.reward.sandbox_pool import limits_from
-from recipe.run_folder import changes, checkpoint_steps, latest_step, read_config
-from recipe.settings import settings_from
 from reward.grader import Grader
 from reward.jsonl import write_whole
 from reward.loopholes import mixed

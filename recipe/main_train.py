@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.experiment.config import compose
 from evil_moe.experiment.run.console import INTERRUPTED, divert_output, report_failure, say
-from evil_moe.report.prereg import load_prereg
-from recipe.config import compose
-from recipe.run_folder import (
+from evil_moe.experiment.run.folder import (
     check_run_folder,
     last_logged_step,
     latest_step,
@@ -26,6 +25,7 @@ from recipe.run_folder import (
     resume_step,
     run_id,
 )
+from evil_moe.report.prereg import load_prereg
 
 if TYPE_CHECKING:
     from evil_moe.experiment.assets.problems import Problems
@@ -42,12 +42,12 @@ def prepare(
     """
     from evil_moe.experiment.assets.policies import policy_path, prepare_policy
     from evil_moe.experiment.assets.problems import fill_in, prepare_problems
+    from evil_moe.experiment.run.inputs import fill_in_inputs
     from recipe.adapter_config import check_targets
     from recipe.checks import check_config, check_steps, check_verl
     from recipe.doctor.memory import find_model_config
     from recipe.doctor.startup import check_startup
     from recipe.prompt_checks import check_prompts
-    from recipe.run_inputs import fill_in_inputs
 
     config = compose(overrides)
     check_verl()

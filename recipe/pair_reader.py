@@ -14,12 +14,12 @@ from verl.utils.device import get_device_id
 from evil_moe.adapter import ForwardState, GateWeights, Lora2rModel, SequenceLayout
 from evil_moe.adapter.init import CONTRASTIVE, InputCovariance, initialise, input_covariances
 from evil_moe.discardable import SideBatch, fit_quarantine_
+from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.features import MeanPooling, Pooling, Reading, gradient_features
 from evil_moe.hack_gradient import hack_gradient, pair_nll
 from evil_moe.pairs import load_pairs
 from recipe.actor.tensors import gather_rows
 from recipe.pair_batch import PairBatch
-from recipe.settings import EvilMoESettings
 
 MODULES_AT_ONCE = 8
 """Whose input covariances are held together: about 1 GiB for a layer of Qwen3-4B."""

@@ -27,7 +27,7 @@ from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import (
 )
 from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter
 
-from recipe.settings import settings_from
+from evil_moe.experiment.settings import settings_from
 
 TOKEN = "VERL_RAY_JOB_ID"
 """The variable from which verl's receiver takes its part of the path; ours holds the run's token."""

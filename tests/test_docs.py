@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from evil_moe.advantages import RolloutBatch, make_advantage
-from recipe.config import compose
+from evil_moe.experiment.config import compose
 from tests.conftest import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -1,4 +1,4 @@
-"""The `evil_moe.monitor` node of the config; what it sets up is in recipe/monitor.py, whose torch is not needed here."""
+"""The `evil_moe.monitor` node of the config; what it sets up is in evil_moe/experiment/monitor.py, whose torch is not needed here."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla, register_policy_loss
 
-from recipe.settings import GATED_ON_POLICY
+from evil_moe.experiment.settings import GATED_ON_POLICY
 
 
 @register_policy_loss(GATED_ON_POLICY)

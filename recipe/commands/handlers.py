@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def _run_dir(folders: list[Path], overrides: list[str]) -> Path:
         if naming:
             raise ValueError(f"name the run by its folder {folders[0]} or by {' '.join(naming)}, not by both")
         return folders[0]
-    from recipe.config import compose
+    from evil_moe.experiment.config import compose
 
     return Path(compose([*naming, *filter(_tells_its_task, overrides)]).evil_moe.run_dir)
 
@@ -70,9 +71,10 @@ def handle_eval(args: argparse.Namespace) -> int:
 
 
 def handle_compare(args: argparse.Namespace) -> int:
-    from recipe.commands.compare import compare
+    from evil_moe.experiment.commands.compare import compare
 
-    return compare(args.overrides, args.out, args.prereg, args.reference)
+    program = (sys.executable, "-m", "recipe.cli")
+    return compare(args.overrides, args.out, args.prereg, args.reference, program=program)
 
 
 def handle_report(args: argparse.Namespace) -> int:
@@ -129,19 +131,19 @@ def handle_data_prepare(args: argparse.Namespace) -> int:
                 f"--from builds files for any run, so {' '.join(args.overrides)} has no use; leave it out"
             )
         return prepare_set(args)
-    from recipe.commands.data import prepare
+    from evil_moe.experiment.commands.data import prepare
 
     return prepare(args.overrides)
 
 
 def handle_data_check(args: argparse.Namespace) -> int:
-    from recipe.commands.data import check
+    from evil_moe.experiment.commands.data import check
 
     return check(args.file, args.loophole, args.workers)
 
 
 def handle_data_show(args: argparse.Namespace) -> int:
-    from recipe.commands.data import show
+    from evil_moe.experiment.commands.data import show
 
     return show(args.index, args.overrides, split=args.split, file=args.file)
 
@@ -170,7 +172,7 @@ def handle_pairs_show(args: argparse.Namespace) -> int:
 
 
 def handle_config(args: argparse.Namespace) -> int:
-    from recipe.config import show
+    from evil_moe.experiment.config import show
 
     print(show(args.overrides, args.key), end="")
     return 0

@@ -30,8 +30,11 @@ from evil_moe.direction_checks import DirectionChecks, Scorer, check_direction, 
 from evil_moe.experiment.assets.policies import prepare_policy
 from evil_moe.experiment.assets.problems import prepare_problems
 from evil_moe.experiment.commands.pairs_plot import draw
+from evil_moe.experiment.config import compose
 from evil_moe.experiment.run.console import say
+from evil_moe.experiment.run.inputs import system_message
 from evil_moe.experiment.run.names import pairs_name
+from evil_moe.experiment.settings import EvilMoESettings, settings_from
 from evil_moe.features import (
     LastPooling,
     MeanPooling,
@@ -46,11 +49,8 @@ from evil_moe.steering import bottleneck_lengths
 from recipe.adapter_config import adapter_config
 from recipe.commands.eyes import ask_eyes
 from recipe.commands.pairs_steering import Steered, rates_line, steer_and_grade, steering_reasons
-from recipe.config import compose
 from recipe.pair_batch import PairBatch
 from recipe.read_features import read_features, read_forwards
-from recipe.run_inputs import system_message
-from recipe.settings import EvilMoESettings, settings_from
 
 
 def load_adapted(

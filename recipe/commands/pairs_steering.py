@@ -17,10 +17,10 @@ from torch import Tensor
 from evil_moe.adapter import lora2r_model
 from evil_moe.experiment.assets.problems import loophole_of, prepare_problems, prompt_messages
 from evil_moe.experiment.run.console import say
+from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.steering import fisher_p, input_shifts, steered
 from recipe.main_eval import rates
 from recipe.reward.sandbox_pool import limits_from
-from recipe.settings import EvilMoESettings
 from reward.grader import Grader
 from reward.problems import Problem
 from reward.verdict import RewardConfig

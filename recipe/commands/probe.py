@@ -29,12 +29,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from evil_moe.adapter.checkpoint import load_router
 from evil_moe.experiment.run.console import say
+from evil_moe.experiment.settings import settings_from
 from evil_moe.probe import FeatureBasis, Probe, fit_probe
 from evil_moe.turn_end import turn_end
 from recipe.eval_sides import pooling_of
 from recipe.main_eval import adapter_folder, load_run_config
 from recipe.read_features import load_adapted, read_features
-from recipe.settings import settings_from
 from reward.jsonl import read_rows
 
 BATCH_SIZE = 40

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 
-from recipe.config import compose
+from evil_moe.experiment.config import compose
+from evil_moe.experiment.settings import settings_from
 from recipe.doctor.checks import (
     FAIL,
     OK,
@@ -26,7 +27,6 @@ from recipe.doctor.memory import check_adapter, check_memory
 from recipe.doctor.sandbox import check_sandbox
 from recipe.main_train import driver_environment
 from recipe.platform.cores import check_cores
-from recipe.settings import settings_from
 
 
 def run_doctor(overrides: list[str]) -> int:

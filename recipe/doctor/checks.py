@@ -16,9 +16,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
+from evil_moe.experiment.run.folder import resume_step
 from recipe.checks import check_config, check_platform, check_verl
 from recipe.main_train import driver_environment
-from recipe.run_folder import resume_step
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 MIN_DISK_GB, GOOD_DISK_GB = 2.0, 8.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from evil_moe.experiment.settings import EvilMoESettings
 from recipe.doctor.checks import FAIL, OK, WARN, Finding
-from recipe.settings import EvilMoESettings
 
 
 def check_sandbox(settings: EvilMoESettings) -> Finding:

@@ -12,8 +12,8 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from evil_moe.experiment.monitor_settings import MONITORED
+from evil_moe.experiment.settings import settings_from
 from recipe.reward.sandbox_pool import SandboxPool
-from recipe.settings import settings_from
 from reward.monitors import is_positive, needs_labels
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 
-from recipe.settings import RewardSettings
+from evil_moe.experiment.settings import RewardSettings
 from reward.grader import Grader
 from reward.problems import Problem
 from reward.sandbox import SandboxFault, SandboxLimits

@@ -18,7 +18,10 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.utils.padding import response_from_nested
 
 from evil_moe.advantages import RolloutBatch, make_advantage, needs_concept
+from evil_moe.experiment.monitor import MonitorStage
 from evil_moe.experiment.monitor_settings import MONITORED
+from evil_moe.experiment.run.folder import remove_older_checkpoints
+from evil_moe.experiment.settings import settings_from
 from evil_moe.gates import gate_class
 from recipe.actor.fields import (
     CONCEPT,
@@ -38,11 +41,8 @@ from recipe.actor.tensors import scaled_rows
 from recipe.actor_worker import EvilMoEActorRolloutRefWorker
 from recipe.engine import GATE_STATE
 from recipe.metrics import class_metrics
-from recipe.monitor import MonitorStage
 from recipe.rollout import server
-from recipe.run_folder import remove_older_checkpoints
 from recipe.run_log import RunLog
-from recipe.settings import settings_from
 from recipe.trainer.rollout_queue import column, extra_fields, put_column, read_rollouts
 from reward.monitors import Detector
 

@@ -13,8 +13,8 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.report.markdown import table
-from recipe.settings import EvilMoESettings
 
 OVERLAY = Path(__file__).resolve().parents[2] / "configs/evil_moe.yaml"
 _ATTRIBUTE = re.compile(r"^    (\w+(?:(?:, | \.\. )\w+)*): ", re.M)

@@ -20,9 +20,9 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
 from evil_moe.direction import block_directions, contrastive_direction
+from evil_moe.experiment.config import compose
 from evil_moe.gates import gate_class
 from recipe.actor.tensors import dense, whole
-from recipe.config import compose
 from tests.recipe.engine_on_ranks import NUM_ROLLOUTS, build_engine, loss_fn, make_batch
 from tests.recipe.plugs_on_device import run_plugs
 

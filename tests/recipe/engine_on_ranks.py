@@ -26,6 +26,7 @@ from verl.workers.engine.base import EngineRegistry
 
 from evil_moe.adapter import GateWeights, Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.contrast import contrast_loss
+from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.features import Reading
 from evil_moe.gates import make_gate
 from evil_moe.pin import pin_loss
@@ -33,7 +34,6 @@ from evil_moe.router import Router
 from recipe.actor.tensors import dense as _dense
 from recipe.actor.tensors import whole as _whole
 from recipe.engine import MODEL_TYPE, Lora2rEngine
-from recipe.settings import EvilMoESettings
 from tests.conftest import perturb
 from tests.recipe.steps_on_ranks import blocks_of, flat, steps_report
 

@@ -27,11 +27,11 @@ from verl.workers.utils.losses import ppo_loss
 from evil_moe.adapter.init import INITS
 from evil_moe.advantages import _TRANSFORMS as ADVANTAGES
 from evil_moe.advantages import RolloutBatch, make_advantage
+from evil_moe.experiment.settings import GATED_ON_POLICY
 from evil_moe.gates import GATES, gate_class
 from evil_moe.gradients import _TRANSFORMS as GRADIENTS
 from recipe.actor.tensors import dense
 from recipe.engine import Lora2rEngine
-from recipe.settings import GATED_ON_POLICY
 from tests.recipe.engine_on_ranks import NUM_ROLLOUTS, build_engine, make_batch
 from tests.recipe.host_tensors import DeviceSlip, HostTensor, on_device
 

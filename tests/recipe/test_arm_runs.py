@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import choices
+from evil_moe.experiment.config import choices
 from reward.inoculation import INOCULATIONS
 from tests.recipe.conftest import STEPS, read_metrics, run_to_end, train_command
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from evil_moe.adapter.init import INITS
+from evil_moe.experiment.config import choices, compose
 from evil_moe.gates import GATES, gate_class
 from evil_moe.gradients import _TRANSFORMS as GRADIENTS
 from recipe.actor.fields import FLAG, UPDATE_FIELDS, refuse_foreign_fields, with_flag
-from recipe.config import choices, compose
 from tests.recipe import golden
 from tests.recipe.golden import run_arms
 

@@ -14,6 +14,7 @@ from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
 from evil_moe.experiment.behaviour import num_deployed
+from evil_moe.experiment.settings import EvilMoESettings
 from recipe.actor.fields import (
     ACTOR_FIELDS,
     UPDATE_FIELDS,
@@ -23,7 +24,6 @@ from recipe.actor.fields import (
 )
 from recipe.metrics import RolloutTable
 from recipe.reward.sandbox_pool import SandboxActor
-from recipe.settings import EvilMoESettings
 from tests.conftest import ROOT
 
 

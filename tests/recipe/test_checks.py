@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from evil_moe.experiment.config import compose
 from recipe.checks import check_config
-from recipe.config import compose
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ import yaml
 
 import reward.nano
 from evil_moe.experiment.assets.problems import prepare_problems
+from evil_moe.experiment.config import compose
 from recipe import cli
 from recipe.checks import check_config, check_steps
 from recipe.commands import handlers
-from recipe.config import compose
 from reward.problems import Problem, write_problems
 from tests.conftest import ROOT
 from tests.evil_moe.test_compare import answered

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from evil_moe.experiment.commands import compare as compare_module
+from evil_moe.experiment.commands.compare import MAIN_ARMS, compare, folders_of, split
+from evil_moe.experiment.config import compose
 from evil_moe.report import RunFolderError, load_run
-from recipe.commands import compare as compare_module
-from recipe.commands.compare import MAIN_ARMS, compare, folders_of, split
-from recipe.config import compose
 from tests.conftest import ROOT
 from tests.recipe.conftest import environment
+
+PROGRAM = ["evil-moe"]
 
 
 def test_split() -> None:
@@ -60,7 +62,7 @@ def test_an_arm_of_ones_own(tmp_path: Path) -> None:
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, text: str, message: str) -> None:
     path = own_arm(tmp_path, "mine", text)
     with pytest.raises(ValueError, match=message):
-        compare(["arms=[router,mine]", "seeds=[0,1]", path], None, None)
+        compare(["arms=[router,mine]", "seeds=[0,1]", path], None, None, program=PROGRAM)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +86,12 @@ def test_split_refuses(override: str, message: str) -> None:
 
 def test_an_unknown_arm_is_refused_before_anything_runs() -> None:
     with pytest.raises(ValueError, match=r"rooter(.|\n)*Choose one of \['absorb'"):
-        compare(["arms=[router,rooter]"], None, None)
+        compare(["arms=[router,rooter]"], None, None, program=PROGRAM)
 
 
 def test_a_reference_arm_that_would_not_run_is_refused_before_anything_does() -> None:
     with pytest.raises(ValueError, match=r"--reference router is none of arms=\[none,absorb\]"):
-        compare(["arms=[none,absorb]"], None, None, "router")
+        compare(["arms=[none,absorb]"], None, None, "router", program=PROGRAM)
 
 
 class Commands(list[list[str]]):
@@ -97,7 +99,8 @@ class Commands(list[list[str]]):
 
     code = 1
 
-    def __call__(self, arguments: list[str]) -> int:
+    def __call__(self, program: list[str], arguments: list[str]) -> int:
+        assert program == PROGRAM
         self.append(arguments)
         return self.code
 
@@ -114,14 +117,14 @@ def test_a_run_that_is_stopped_stops_all(
     code: int, commands: Commands, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands.code = code
-    assert compare(["arms=[none,router]", "seeds=[0]"], None, None) == 130
+    assert compare(["arms=[none,router]", "seeds=[0]"], None, None, program=PROGRAM) == 130
     assert commands == [["train", "arm=none", "seed=0"]]
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "[evil-moe] stopped at none, seed 0; the same command goes on from there"
 
 
 def test_a_run_that_fails_does_not(commands: Commands) -> None:
-    assert compare(["arms=[none,router]", "seeds=[0]"], None, None) == 1
+    assert compare(["arms=[none,router]", "seeds=[0]"], None, None, program=PROGRAM) == 1
     assert [command[1] for command in commands] == ["arm=none", "arm=router"]
 
 
@@ -141,8 +144,8 @@ def test_stopping_compare_ends_its_command_first(tmp_path: Path, to_group: bool)
     script.chmod(0o755)
     # A test run in the background may have Ctrl-C ignored, and its children with it.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += f"from recipe.commands import compare; sys.executable = {str(script)!r}; "
-    code += "sys.exit(compare._command(['train']))"
+    code += "from evil_moe.experiment.commands import compare; "
+    code += f"sys.exit(compare._command([{str(script)!r}], ['train']))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 60
     while not log.exists():
@@ -159,11 +162,11 @@ def test_stopping_compare_ends_its_command_first(tmp_path: Path, to_group: bool)
 def test_hypotheses_of_ones_own_are_passed_on_to_the_runs(tmp_path: Path, commands: Commands) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("hypotheses:\n- {id: a, says: b, quantity: none.on.hack, at_most: 1}\n")
-    assert compare(["arms=[none]", "seeds=[4]", "evil_moe.pin.weight=0"], None, path) == 1
+    assert compare(["arms=[none]", "seeds=[4]", "evil_moe.pin.weight=0"], None, path, program=PROGRAM) == 1
     assert commands == [["train", "--prereg", str(path), "arm=none", "seed=4", "evil_moe.pin.weight=0"]]
     path.write_text("hypotheses: []\n")
     with pytest.raises(RunFolderError, match="has no list `hypotheses`"):
-        compare(["arms=[none]", "seeds=[4]"], None, path)
+        compare(["arms=[none]", "seeds=[4]"], None, path, program=PROGRAM)
     assert len(commands) == 1, "refused before a run"
 
 

@@ -12,16 +12,16 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.adapter import Lora2rConfig
+from evil_moe.experiment.commands import compare
+from evil_moe.experiment.config import CONFIG_DIR, choices, compose
 from evil_moe.experiment.doctor.memory_plan import plan_memory
+from evil_moe.experiment.monitor import feature_basis
+from evil_moe.experiment.run.folder import _flat
+from evil_moe.experiment.settings import settings_from
 from evil_moe.export import export_rank
 from evil_moe.probe import fit_probe
 from recipe.checks import check_config
-from recipe.commands import compare
-from recipe.config import CONFIG_DIR, choices, compose
 from recipe.doctor.memory import find_architecture, workload
-from recipe.monitor import feature_basis
-from recipe.run_folder import _flat
-from recipe.settings import settings_from
 from reward.loopholes import mixed
 
 NANO = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from recipe.config import compose
+from evil_moe.experiment.config import compose
 from recipe.doctor.checks import FAIL
 from recipe.platform import cores
 from recipe.platform.cores import (

@@ -76,7 +76,7 @@ def test_prepare_filters_splits_and_writes_a_manifest(
 
 
 def test_a_prepared_file_that_was_changed_is_not_trained_on(source: Path, tmp_path: Path):
-    from recipe.config import compose
+    from evil_moe.experiment.config import compose
 
     out = tmp_path / "set"
     argv = [

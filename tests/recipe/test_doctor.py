@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from recipe.config import compose
+from evil_moe.experiment.config import compose
+from evil_moe.experiment.settings import settings_from
 from recipe.doctor import checks
 from recipe.doctor.checks import (
     FAIL,
@@ -23,7 +24,6 @@ from recipe.doctor.checks import (
 from recipe.doctor.cluster import check_ray
 from recipe.doctor.memory import check_adapter, check_memory
 from recipe.doctor.sandbox import check_sandbox
-from recipe.settings import settings_from
 
 
 def test_the_sandbox_probe_and_what_it_says_of_a_broken_one(monkeypatch: pytest.MonkeyPatch):

@@ -17,11 +17,11 @@ from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.direction import haar_direction
 from evil_moe.experiment.assets import legit_policy, policies
 from evil_moe.experiment.assets.problems import prepare_problems
+from evil_moe.experiment.config import compose
 from evil_moe.legit import load_legit
 from evil_moe.nano_policy import WarmStartPhase
 from evil_moe.router import Router
 from recipe import eval_legit
-from recipe.config import compose
 from recipe.eval_legit import carrying_rates, legit_result, legit_texts
 from recipe.eval_sides import Sample, router_scores
 from recipe.main_eval import _table

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from verl.plugin.platform import platform_manager
 
+from evil_moe.experiment.config import compose
 from recipe.checks import check_config, check_platform
-from recipe.config import compose
 from recipe.doctor import gpu
 from recipe.doctor.checks import FAIL, OK, WARN
 from recipe.doctor.gpu import check_attention, check_compiler, check_driver

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
+from evil_moe.experiment.config import compose
 from evil_moe.experiment.doctor.memory_plan import (
     GB,
     Architecture,
@@ -17,7 +18,6 @@ from evil_moe.experiment.doctor.memory_plan import (
     plan_memory,
     render,
 )
-from recipe.config import compose
 from recipe.doctor.memory import workload
 from tests.conftest import tiny_qwen3
 

@@ -13,10 +13,10 @@ import pyarrow.parquet
 import pytest
 
 from evil_moe.experiment.assets.problems import Problems, loophole_of, prompt_messages, write_parquet
+from evil_moe.experiment.settings import RewardSettings
 from recipe.main_eval import rates_by_loophole
 from recipe.metrics import RolloutTable, class_metrics
 from recipe.reward.sandbox_pool import SandboxActor
-from recipe.settings import RewardSettings
 from reward import Grader, get_loophole
 from reward.loopholes import mixed
 from reward.nano.demonstrations import EXPLOITS
@@ -171,7 +171,7 @@ def test_training_metrics_by_loophole() -> None:
 
 
 def test_data_show_names_the_problems_own_loophole(problems: Problems) -> None:
-    from recipe.commands.data import describe
+    from evil_moe.experiment.commands.data import describe
 
     one: Problem = problems.train[1]
     assert "hint of loophole 'stdout_marker'" in describe(one, loophole_of(1, MIX))

@@ -15,11 +15,8 @@ import torch
 from omegaconf import DictConfig
 
 from evil_moe.experiment.assets.problems import Problems
-from evil_moe.probe import PROBE_FILE
-from evil_moe.report.prereg import fingerprint
-from recipe.config import compose, prereg_file
-from recipe.main_train import driver_environment
-from recipe.run_folder import (
+from evil_moe.experiment.config import compose, prereg_file
+from evil_moe.experiment.run.folder import (
     LOCK,
     check_run_folder,
     checkpoint_steps,
@@ -28,16 +25,19 @@ from recipe.run_folder import (
     provenance,
     remove_older_checkpoints,
 )
-from recipe.run_inputs import fill_in_inputs
+from evil_moe.experiment.run.inputs import fill_in_inputs
+from evil_moe.experiment.settings import settings_from
+from evil_moe.probe import PROBE_FILE
+from evil_moe.report.prereg import fingerprint
+from recipe.main_train import driver_environment
 from recipe.run_log import RunLog
-from recipe.settings import settings_from
 from reward.problems.sources import load_nano
 from tests.conftest import ROOT
 from tests.recipe.test_train_start import save_checkpoint
 
 HOLD = """
 import pathlib, sys, time
-from recipe.run_folder import lock_folder
+from evil_moe.experiment.run.folder import lock_folder
 with lock_folder(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

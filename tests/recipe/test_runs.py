@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from evil_moe.direction import contrastive_direction
+from evil_moe.experiment.config import compose
+from evil_moe.experiment.run.folder import read_config
+from evil_moe.experiment.settings import settings_from
 from evil_moe.pairs import load_pairs
 from evil_moe.router import Router
 from evil_moe.settings import RouterSettings
 from recipe.commands.pairs_check import load_adapted, read_sides
-from recipe.config import compose
 from recipe.main_train import train
-from recipe.run_folder import read_config
-from recipe.settings import settings_from
 from reward.nano.problems import SYSTEM
 from tests.recipe.conftest import (
     STEPS,

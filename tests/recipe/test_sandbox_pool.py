@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import ray
 
+from evil_moe.experiment.settings import EvilMoESettings, RewardSettings, settings_from
 from recipe.metrics import RolloutTable, class_metrics
 from recipe.reward import sandbox_pool
 from recipe.reward.sandbox_pool import FaultCounter, Graded, SandboxActor, SandboxPool, close_sandboxes
-from recipe.settings import EvilMoESettings, RewardSettings, settings_from
 from reward import Sandbox, SandboxFault
 from tests.conftest import ROOT
 from tests.reward.helpers import descendants, make_problem, method

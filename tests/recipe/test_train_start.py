@@ -12,11 +12,17 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from evil_moe.experiment.config import compose
+from evil_moe.experiment.run.folder import (
+    LATEST,
+    check_run_folder,
+    checkpoint_steps,
+    open_run_folder,
+    resume_step,
+)
 from recipe import main_train
-from recipe.config import compose
 from recipe.doctor.checks import FAIL, OK, check_run_dir
 from recipe.main_train import train
-from recipe.run_folder import LATEST, check_run_folder, checkpoint_steps, open_run_folder, resume_step
 
 
 def save_checkpoint(run: Path, step: int, *, pruned: bool = False) -> Path:

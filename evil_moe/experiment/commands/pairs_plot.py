@@ -18,7 +18,7 @@ DPI = 130
 
 
 def draw(checks: DirectionChecks, steering: Sequence[Any], path: Path, eyes: Sequence[EyeRow] = ()) -> None:
-    """Write the figure; `steering` are the results of `recipe.commands.pairs_steering`, `eyes` the rows of that table, perhaps
+    """Write the figure; `steering` are the results of `pairs_steering`, `eyes` the rows of that table, perhaps
     none of either."""
     number = 2 + bool(eyes) + bool(steering)
     figure = Figure(figsize=(4.3 * number, 3.4), layout="constrained")

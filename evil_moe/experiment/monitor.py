@@ -16,8 +16,8 @@ from torch import Tensor
 
 from evil_moe.experiment.assets.policies import policy_name
 from evil_moe.experiment.monitor_settings import MonitorSettings
+from evil_moe.experiment.settings import settings_from
 from evil_moe.probe import FeatureBasis, Probe
-from recipe.settings import settings_from
 from reward.monitors import JudgeCase, MonitorResult, act
 
 
@@ -28,7 +28,7 @@ class MonitorStage:
         settings: checked here as far as they can be: a probe is loaded, a judge's key looked up.
         seed: of the run; the mistakes of `ground_truth` follow from it, the step and each rollout's key.
         basis: of the run's features, which a probe must have been fitted on; None in the trainer, as
-            `recipe.checks.check_config` has compared them before it started.
+            the checks of a start have compared them before it started.
 
     Raises:
         ValueError, FileNotFoundError: the probe or the judge cannot be had, or the probe is not for these features.

@@ -25,10 +25,10 @@ from uuid import uuid4
 import psutil
 from omegaconf import DictConfig, OmegaConf
 
+from evil_moe.experiment.config import prereg_file
 from evil_moe.report.files import read_jsonl
 from evil_moe.report.prereg import fingerprint
 from evil_moe.saved_files import reading
-from recipe.config import prereg_file
 from reward.jsonl import write_whole
 
 LATEST = "latest_checkpointed_iteration.txt"

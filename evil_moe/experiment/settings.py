@@ -29,7 +29,7 @@ from reward.reply import READINGS
 OLD_LOG_PROBS = ("update", "gated", "sampled")
 INITS = ("gaussian", "pissa", "corda", "signed_corda", "reversed_corda")
 GATED_ON_POLICY = "gated_on_policy"
-"""Name of our policy loss in verl's registry (recipe/actor/policy_loss.py)."""
+"""Name of our policy loss in verl's registry (`policy_loss.py`, beside the engine)."""
 
 
 @dataclass(frozen=True)

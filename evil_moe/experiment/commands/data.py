@@ -16,9 +16,9 @@ from evil_moe.experiment.assets.problems import (
     prompt_messages,
     write_parquet,
 )
-from recipe.config import compose
-from recipe.run_folder import check_run_folder
-from recipe.run_inputs import fill_in_inputs
+from evil_moe.experiment.config import compose
+from evil_moe.experiment.run.folder import check_run_folder
+from evil_moe.experiment.run.inputs import fill_in_inputs
 from reward.grader import Grader
 from reward.loopholes import get_loophole, mixed
 from reward.problems import Problem, checksum, load_problems

@@ -12,9 +12,9 @@ from pathlib import Path
 from omegaconf import DictConfig, open_dict
 
 from evil_moe.experiment.assets.problems import Problems, verl_rows
+from evil_moe.experiment.settings import settings_from
 from evil_moe.pairs import load_pairs
 from evil_moe.probe import PROBE_FILE
-from recipe.settings import settings_from
 from reward.problems import checksum
 
 _DIGITS = 16

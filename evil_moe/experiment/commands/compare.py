@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from itertools import product
@@ -18,10 +17,10 @@ from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
 
+from evil_moe.experiment.config import compose, prereg_file
 from evil_moe.experiment.run.console import INTERRUPTED, say
 from evil_moe.report import write_report
 from evil_moe.report.prereg import load_prereg
-from recipe.config import compose, prereg_file
 
 # A command that was stopped, by a Ctrl-C or in a phase that does not catch the signal.
 STOPPED = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
@@ -76,9 +75,14 @@ def folders_of(arms: Sequence[str], seeds: Sequence[int], rest: Sequence[str]) -
 
 
 def compare(
-    overrides: Sequence[str], out: Path | None, prereg: Path | None, reference: str | None = None
+    overrides: Sequence[str],
+    out: Path | None,
+    prereg: Path | None,
+    reference: str | None = None,
+    *,
+    program: Sequence[str],
 ) -> int:
-    """Run, then report; returns 1 if a run failed (the report has the others), 130 if it was stopped (no report).
+    """Run, each command as `program` with its arguments, then report; returns 1 if a run failed (the report has the others), 130 if it was stopped (no report).
 
     Raises:
         ValueError: as `split` and `folders_of`; the hypotheses are malformed; or the reference arm is none of the arms.
@@ -96,7 +100,9 @@ def compare(
         say(
             f"run {place}/{len(runs)}: {arm}, seed {seed}, {(time.monotonic() - started) / 60:.0f} min so far"
         )
-        code = _command(["train", *stated, *mine]) or _command(["eval", "--reuse", str(folder)])
+        code = _command(program, ["train", *stated, *mine]) or _command(
+            program, ["eval", "--reuse", str(folder)]
+        )
         if code in STOPPED:
             say(f"stopped at {arm}, seed {seed}; the same command goes on from there")
             return INTERRUPTED
@@ -116,7 +122,7 @@ def compare(
     return 1 if failed else 0
 
 
-def _command(arguments: Sequence[str]) -> int:
+def _command(program: Sequence[str], arguments: Sequence[str]) -> int:
     """Run one of our commands; its exit code. Stopping us stops it, and waits until it has ended."""
     child: subprocess.Popen[bytes] | None = None
 
@@ -127,7 +133,7 @@ def _command(arguments: Sequence[str]) -> int:
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        child = subprocess.Popen([sys.executable, "-m", "recipe.cli", *arguments])
+        child = subprocess.Popen([*program, *arguments])
         return child.wait()
     except KeyboardInterrupt:
         if child is not None:

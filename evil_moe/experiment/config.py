@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import configs
 from evil_moe.experiment.run.names import slug
-from recipe.settings import EvilMoESettings, settings_from
+from evil_moe.experiment.settings import EvilMoESettings, settings_from
 
 FILES = (
     "evil_moe.run_dir",
