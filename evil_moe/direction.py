@@ -21,13 +21,15 @@ def contrastive_direction(
         raise ValueError(
             "the hack and clean sides of the pairs have the same mean features: no direction to seed from"
         )
-    return difference / norm
+    unit: Tensor = difference / norm
+    return unit
 
 
 def haar_direction(shape: tuple[int, int], seed: int) -> Float[Tensor, "M r"]:
     """A direction uniform on the sphere of `[M, r]` (placebo control)."""
     v = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return v / v.norm()
+    unit: Tensor = v / v.norm()
+    return unit
 
 
 def block_directions(

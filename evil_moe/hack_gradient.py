@@ -39,7 +39,8 @@ def pair_nll(
         losses = F.cross_entropy(logits, input_ids[:, 1:][counts], reduction="none")
     side = counts.nonzero()[:, 0]
     total = losses.new_zeros(len(input_ids)).index_add_(0, side, losses)
-    return total / counts.sum(1).clamp(min=1)
+    mean: Tensor = total / counts.sum(1).clamp(min=1)
+    return mean
 
 
 def hack_gradient(

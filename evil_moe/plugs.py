@@ -28,12 +28,13 @@ def find_plug(stop: str, name: str, ours: Mapping[str, Callable[..., P]], null: 
             f"{key} names no plug; choose one of {sorted(ours)}{left_out}, or give the import path of a class"
         )
     try:
-        return pkgutil.resolve_name(name)
+        found: Callable[..., P] = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{key} cannot be imported ({error}); install its package, or put its folder on PYTHONPATH, and name it "
             "package.module.Class"
         ) from error
+    return found
 
 
 def make_plug(

@@ -284,6 +284,6 @@ def _logistic(x: Tensor, hack: Tensor, l2: float) -> tuple[Tensor, Tensor]:
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]  # annotated as if the loss were a float
+    optimizer.step(loss)
     weight = parameters.detach()[:-1] / std
     return weight, parameters.detach()[-1] - weight @ mean

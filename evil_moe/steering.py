@@ -29,8 +29,10 @@ from evil_moe.adapter import Lora2rModel
 def bottleneck_lengths(features: Float[Tensor, "B M r"], *, normalise: bool) -> Float[Tensor, " M"]:
     """n_m: mean over rollouts of `|h_m|`. Without normalisation all modules share one unit, the mean of `|h|`."""
     if normalise:
-        return features.norm(dim=-1).mean(0)
-    return features.flatten(1).norm(dim=1).mean().expand(features.shape[1])
+        per_module: Tensor = features.norm(dim=-1).mean(0)
+        return per_module
+    whole: Tensor = features.flatten(1).norm(dim=1).mean()
+    return whole.expand(features.shape[1])
 
 
 @torch.no_grad()

@@ -23,5 +23,6 @@ def measured_kib(sandbox: Sandbox, problem: Problem, checks: Sequence[Check]) ->
     SandboxFault."""
     sizes = tuple(f"len(ascii({one.other}))" for one in checks if one.other is not None)
     result = sandbox.run(Job(problem.judge_setup, None, sizes, cpu_s=problem.cpu_s))
-    found = [line["v"] for line in result.lines if isinstance(line, dict) and type(line.get("v")) is int]
+    values = [line.get("v") for line in result.lines if isinstance(line, dict)]
+    found = [value for value in values if type(value) is int]
     return room_kib(checks, sandbox.limits) + _TIMES * sum(found) // 1024

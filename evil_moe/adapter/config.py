@@ -61,7 +61,7 @@ class Lora2rConfig(PeftConfig):
     bias: str = field(default="none", metadata={"help": "biases stay frozen"})
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]  # PEFT does not annotate it
         self.peft_type = PeftType[LORA2R]
         if self.quarantine_rank == 0 and self.num_quarantine >= 1:
             if self.r % self.num_quarantine:

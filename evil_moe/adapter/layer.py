@@ -98,7 +98,7 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         """Base output plus the gated update; see `GateWeights` for the formula."""
         if self.disable_adapters and self.merged:
             self.unmerge()
-        out = self.base_layer(x, *args, **kwargs)
+        out: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
             return out
         for adapter_name in self.active_adapters:
@@ -139,7 +139,8 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         keep = torch.cat([(1 - weights.d).unsqueeze(1).expand(-1, r), torch.ones_like(m)], dim=1)
         value, keep = (layout.per_token(scale.repeat(1, 2)).to(low.dtype) for scale in (value, keep))
         h = torch.cat([low, full], dim=-1) * value
-        return _UpProjection.apply(h, torch.cat([b0, d_b], dim=1), keep)
+        up: Tensor = _UpProjection.apply(h, torch.cat([b0, d_b], dim=1), keep)  # type: ignore[no-untyped-call]
+        return up
 
     @torch.no_grad()
     def _record_features(self, bottleneck: Tensor) -> None:
@@ -158,7 +159,8 @@ class Lora2rLinear(nn.Module, BaseTunerLayer):
         """The update as a matrix, with the quarantine on."""
         d_a, d_b = self.lora_2r_dA[adapter_name], self.lora_2r_dB[adapter_name]
         a0, b0 = self.lora_2r_A0[adapter_name].to(d_a.dtype), self.lora_2r_B0[adapter_name].to(d_b.dtype)
-        return (b0 @ d_a + d_b @ (a0 + d_a)) * self.configs[adapter_name].scaling
+        delta: Tensor = (b0 @ d_a + d_b @ (a0 + d_a)) * self.configs[adapter_name].scaling
+        return delta
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the update to the base weight; `safe_merge` refuses a weight that is not finite.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from evil_moe.features.base import Pooling, Reading, normalise_per_module
 from evil_moe.features.gradient import gradient_features
@@ -35,4 +35,4 @@ def make_pooling(name: str, **options: Any) -> Pooling:
     Raises:
         ValueError: no such pooling, or an option it does not have.
     """
-    return cast(Pooling, make_plug("router.pooling", name, POOLINGS, options))
+    return make_plug("router.pooling", name, POOLINGS, options)

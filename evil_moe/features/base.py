@@ -11,7 +11,8 @@ from evil_moe.adapter import Lora2rModel, SequenceLayout
 
 def normalise_per_module(features: Float[Tensor, "*B M r"]) -> Float[Tensor, "*B M r"]:
     """Unit norm per module, so that no module dominates the cosine by the size of its activations."""
-    return features / features.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    unit: Tensor = features / features.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    return unit
 
 
 class Reading:

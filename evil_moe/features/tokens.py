@@ -113,7 +113,8 @@ class TokenReading(Reading):
             total += f @ eyes[:, place].float().T
             square += f.square().sum(1, keepdim=True)
         lengths = square.sqrt() * eyes.float().flatten(1).norm(dim=1)
-        return total / lengths.clamp(min=1e-8)
+        cosine: Tensor = total / lengths.clamp(min=1e-8)
+        return cosine
 
     def best_scores(
         self,

@@ -94,7 +94,8 @@ class RouteActGate(Gate):
         return low, high
 
     def weight(self, signals: RolloutSignals) -> Float[Tensor, " B"]:
-        return self(signals).d
+        weights: GateWeights = self(signals)
+        return weights.d
 
     def forward(self, signals: RolloutSignals) -> GateWeights:
         low, high = self.thresholds()

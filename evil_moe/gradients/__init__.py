@@ -11,6 +11,8 @@ from evil_moe.gradients.projection import Projection
 from evil_moe.gradients.split_moment import SplitMoment
 from evil_moe.plugs import make_plug
 
+__all__ = ["GradientTransform", "Projection", "make_gradient_transform"]
+
 # `null` in the config leaves the gradients alone.
 _TRANSFORMS: dict[str, type[GradientTransform]] = {
     "freeze_quarantine": FreezeQuarantine,

@@ -44,7 +44,7 @@ class PairedTest:
         return " ".join(f"{difference:+.3f}" for difference in self.by_seed.values())
 
 
-def paired_test(a: Mapping[tuple, float], b: Mapping[tuple, float]) -> PairedTest | None:
+def paired_test(a: Mapping[tuple[int, str], float], b: Mapping[tuple[int, str], float]) -> PairedTest | None:
     """Sign-flip permutation test of `mean(a - b)` over the units both have (Fisher 1935); None without any.
 
     Under the null a unit's difference is as likely as its negative. p counts the observed signs among the draws,
@@ -66,10 +66,10 @@ def paired_test(a: Mapping[tuple, float], b: Mapping[tuple, float]) -> PairedTes
     )
 
 
-def unit_rates(runs: Sequence[Run], side: str, rate: str, mode: str = "") -> dict[tuple, float]:
+def unit_rates(runs: Sequence[Run], side: str, rate: str, mode: str = "") -> dict[tuple[int, str], float]:
     """The rate of every (seed, problem) of an arm's runs, over the answers of a side or of the `DEPLOYED` one; of one
     loophole's problems alone if `mode` names it."""
-    values: dict[tuple, list[bool]] = defaultdict(list)
+    values: dict[tuple[int, str], list[bool]] = defaultdict(list)
     for run in runs:
         wanted = run.deployed if side == DEPLOYED else side
         for answer in run.answers:

@@ -105,4 +105,4 @@ def test_the_wheel_works_in_a_fresh_environment(source: Path, tmp_path: Path, sp
 
     _, _, _, *train = train_command(spoken_policy, elsewhere / "run", "trainer.total_training_steps=2")
     run(evil_moe, *train, cwd=elsewhere)
-    assert list(read_metrics(elsewhere / "run")) == [1, 2]
+    assert max(read_metrics(elsewhere / "run")) == 2
