@@ -1,7 +1,7 @@
-"""Append evaluated runs to a CSV file of `docs/data`: `scripts/site/add_runs.py nano_main runs/nano/router/seed0 ...`.
+"""Append evaluated runs to a CSV file of `docs/data`: `add_runs.py nano_main runs/nano/router/*`.
 
-A row has what `eval/eval.json` says of the run's sides, and the commit that its provenance names. A run that the file
-has already, by arm, seed and commit, is left out.
+A row has what `eval/eval.json` says of the run's sides, and the commit that its provenance names.
+A run that the file has already, by arm, seed and commit, is left out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The catalogue of arms, from the files in `configs/arm`: what each is, which arm it starts from, what it sets.
+"""The catalogue of arms, from the files in `configs/arm`: what each is, what it starts from, what it sets.
 
 The stop and the source of a method are those of the first table of `docs/methods.md`.
 """
@@ -39,7 +39,7 @@ def methods() -> dict[str, tuple[str, str]]:
 
 
 def row(path: Path) -> list[str]:
-    """The file's own words, its base, and the keys that it sets below `evil_moe`, or from the top elsewhere."""
+    """The file's own words, its base, and the keys that it sets: those of `evil_moe` without that name."""
     content: dict[str, Any] = yaml.safe_load(path.read_text())
     base = [name for name in content.pop("defaults", []) if name != "_self_"]
     own = content.pop("evil_moe")
@@ -54,7 +54,7 @@ def row(path: Path) -> list[str]:
 
 
 def what(text: str) -> str:
-    """The comment below the first line, which is Hydra's, up to the first command in it (indented by three)."""
+    """The comment below Hydra's first line, up to the first command in it, which is indented by three."""
     lines = []
     for line in text.splitlines()[1:]:
         if not line.startswith("#") or line.startswith("#   "):

@@ -1,6 +1,6 @@
-"""Write every part of the docs that is made from data: `python scripts/site/build.py`. With `--check`, name what is stale instead.
+"""Write every part of the docs that is made from data; with `--check`, name what is stale instead.
 
-Parts stand in the pages between `<!-- begin: NAME -->` and `<!-- end -->`; the README has one table, without marks.
+Parts stand between `<!-- begin: NAME -->` and `<!-- end -->`. The README has one table, without marks.
 """
 
 from __future__ import annotations

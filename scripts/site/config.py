@@ -1,6 +1,6 @@
-"""The reference of the `evil_moe` node: keys, types and defaults from the settings dataclasses, meanings from their docstrings.
+"""The reference of the `evil_moe` node: keys, types, defaults and docstrings of the settings classes.
 
-What a dataclass leaves to the presets (`dict`) is read from `configs/evil_moe.yaml`, with the comments above each key.
+A `dict` of a class is read from `configs/evil_moe.yaml`, with the comment above each key.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def shown_type(hint: Any) -> str:
 
 
 def words(settings: type) -> tuple[str, dict[str, str]]:
-    """What the docstring says of the node, and of each key: under `Attributes:`, or as "`key`: ..." in its prose."""
+    """What the docstring says of the node and of each key: under `Attributes:`, or as "`key`: ..."."""
     doc = inspect.getdoc(settings) or ""
     intro, _, rest = re.split(r"^Raises:$", doc, maxsplit=1, flags=re.M)[0].partition("Attributes:\n")
     parts = _ATTRIBUTE.split("\n" + rest)[1:]

@@ -1,8 +1,8 @@
-"""The figures of README and docs that show structure: the path of the data, the adapter, the read of a step."""
+"""The figures that show structure: the path of the data, the adapter, the read of a step."""
 
 from __future__ import annotations
 
-from svg import ENVIRONMENT, GLUE, GONE, METHOD, SOFT, arrow, box, drawing, text
+from svg import ENVIRONMENT, GLUE, GONE, METHOD, SOFT, THIN, arrow, box, drawing, text
 
 _WIDTH, _HEIGHT, _GAP = 150, 90, 22
 
@@ -55,12 +55,10 @@ def path() -> str:
     legend = []
     for i, (fill, name) in enumerate(rooms):
         left = 60 + 200 * i
-        legend.append(
-            f'<rect x="{left}" y="264" width="16" height="12" rx="3" fill="{fill}" stroke="{SOFT}" stroke-width="0.8"/>'
-        )
+        legend.append(f'<rect x="{left}" y="264" width="16" height="12" rx="3" fill="{fill}" {THIN}/>')
         legend.append(text(left + 24, 275, name, size=12, anchor="start", fill=SOFT))
     step = text(x[2] + 83, low - 20, "every step", size=12, anchor="start", fill=SOFT)
-    title = "The path of the data: problems, prompt, rollout, reward, advantage, gate, gradient, weights, deployment, evaluation"
+    title = "The path of the data, from problems over rollouts and the gate to deployment"
     return drawing(870, 290, title, [*boxes, *along, *back, turn, loop, step, *legend])
 
 

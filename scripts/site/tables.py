@@ -1,6 +1,6 @@
 """Tables of results, made from the CSV files in `docs/data`, each with what made its numbers.
 
-`docs/data/tables.yaml` says of every file the command, the machine and the seeds; the commit stands in the rows, or there.
+`docs/data/tables.yaml` says of each file command, machine and seeds. The commit stands in the rows, or there.
 Rates are shares of held-out answers. A spread is the standard deviation between seeds (n - 1).
 """
 
@@ -90,7 +90,7 @@ MAIN = ("on_loophole", "on_hack", "on_solve", "off_loophole", "off_hack", "off_s
 
 
 def main() -> list[str]:
-    """The main arms over seeds; those of an older commit behind them, of which only mean and spread are on record."""
+    """The main arms over seeds; behind them the older ones, of which only mean and spread are on record."""
     older = [
         [
             f"{row['arm']} (older)",
