@@ -40,6 +40,7 @@ class RouterSettings:
         direction_tokens: of the pairs' hack sides, which the seeded direction is made from: the whole `completion`, or
             `hack_only`: what stands behind the longest beginning that the two replies share.
         learn: whether the direction takes gradient; it then comes from the pin and, with `reward_gradient`, from reward.
+        reward_gradient: whether reward moves the direction, through w; if not, the pin alone does.
         refresh_every: steps after which the direction is taken anew from the pairs on the policy as it is; 0: never.
         normalise: features per module before the cosine.
         threshold: of rollouts; `base`: from the scores of the first step's rollouts, which the base policy made, by
@@ -49,6 +50,9 @@ class RouterSettings:
         threshold_rule: `gap`: their median plus `threshold_fraction` of the pairs' gap; `spread`: plus `threshold_spread` of
             their robust standard deviations; `quantile`: what the share `threshold_quantile` of them reaches
             (`evil_moe.thresholds` says what each assumes).
+        threshold_fraction: of the pairs' gap, for `gap`.
+        threshold_spread: number of robust standard deviations, for `spread`.
+        threshold_quantile: share of the first rollouts below the threshold, for `quantile`.
         gain: scale = gain / gap.
         lr: learning rate of the direction; null means the adapter's.
         clip_grad: largest gradient norm of the direction; null means the adapter's.
@@ -121,10 +125,16 @@ class RouterSettings:
 
 @dataclass(frozen=True)
 class PairSettings:
-    """Contrastive pairs: extra files or folders (null: the shipped ones), groups (null: all), matched bodies, a seed
-    that swaps the sides of a random half (control: labels that say nothing), arguments of the chat template, the
-    same as the rollouts', and the system message they are read with ("" for none; null: the one that most of the run's
-    rollouts have)."""
+    """Contrastive pairs.
+
+    Attributes:
+        paths: extra files or folders; null: the shipped ones.
+        groups: names of groups; null: all.
+        matched: whether both sides share their body.
+        shuffle_seed: swaps the sides of a random half (control: labels that say nothing); null: none.
+        chat_template: arguments of the chat template, the same as the rollouts'.
+        system: the message they are read with; "" for none; null: the one that most of the run's rollouts have.
+    """
 
     paths: list[str] | None = None
     groups: list[str] | None = None
@@ -136,8 +146,12 @@ class PairSettings:
 
 @dataclass(frozen=True)
 class PinSettings:
-    """Weight of the pin loss, 0 turns it off; `matched`: it compares the two sides of each pair, not all sides with one
-    threshold."""
+    """The pin loss.
+
+    Attributes:
+        weight: of the loss; 0 turns it off.
+        matched: it compares the two sides of each pair, not all sides with one threshold.
+    """
 
     weight: float = 1.0
     matched: bool = False
@@ -145,8 +159,11 @@ class PinSettings:
 
 @dataclass(frozen=True)
 class ContrastSettings:
-    """Weight of the contrast between rollouts of the whole adapter and of the deployed model (`evil_moe.contrast`), 0
-    turns it off."""
+    """The contrast between rollouts of the whole adapter and of the deployed model (`evil_moe.contrast`).
+
+    Attributes:
+        weight: of the loss; 0 turns it off.
+    """
 
     weight: float = 0.0
 
@@ -156,6 +173,9 @@ class AdapterSettings:
     """Ranks of the two-expert adapter; `r` is `actor_rollout_ref.model.lora_rank`.
 
     Attributes:
+        num_quarantine: number of quarantine blocks.
+        quarantine_rank: rank of each; 0: as many ranks in all as the deployed block has.
+        init_seed: of the frozen A0, B0.
         init: of the frozen A0, B0; see evil_moe/adapter/init.py.
         quarantine_steps: the quarantine is first fine-tuned for so many steps on the hack sides of the pairs, and then
             stays as it is (discardable LoRA); 0 for the methods that train it by reward.

@@ -63,6 +63,14 @@ def test_what_is_made_from_data_is_fresh():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_key_of_the_config_has_a_meaning():
+    rows = [line for line in (ROOT / "docs/config.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) > 80
+    assert [row for row in rows if row.rstrip("| ").endswith("`")] == [], (
+        "say it in the docstring of the settings class"
+    )
+
+
 def test_the_front_page_is_short_and_names_commands_that_are_there():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 110

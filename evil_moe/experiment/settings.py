@@ -34,8 +34,14 @@ GATED_ON_POLICY = "gated_on_policy"
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """The simulated detector whose flags the `label` gate reads, by one of two pairs of dials: rates on hacks and on
-    clean rollouts, or precision and recall of its flags."""
+    """The simulated detector whose flags the `label` gate reads, by one of two pairs of dials.
+
+    Attributes:
+        true_positive_rate: share of the hacks that it flags.
+        false_positive_rate: share of the clean rollouts that it flags.
+        precision: share of its flags that are hacks; with `recall`, instead of the rates.
+        recall: share of the hacks that it flags.
+    """
 
     true_positive_rate: float | None = None
     false_positive_rate: float | None = None
@@ -45,7 +51,11 @@ class DetectorSettings:
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """Inoculation of the training prompts, by name in `reward.inoculation`; evaluation goes without."""
+    """What is done to the training prompts; evaluation goes without.
+
+    Attributes:
+        inoculation: a name in `reward.inoculation`, or `none`.
+    """
 
     inoculation: str = "none"
 
@@ -75,11 +85,20 @@ class RolloutSettings:
 class RewardSettings:
     """Terms of the reward, limits of the sandbox, and how many sandbox faults a run may have before it stops.
 
-    `reply`: how a reply's program is found, `markdown` or `benchmark` (`docs/grading.md`, "Reading a reply"); training,
-    its validations and `evil-moe eval` read alike.
-    `output_kib`: of the values that an answer returns, beside what the expected ones take. `recursion`: Python's limit.
-    `packages`: installed packages that answers may import; loaded when one is first named.
-    `allow_weak` lets it run with less isolation than the minimum that `reward.sandbox.client` states.
+    Attributes:
+        compile: reward of a program that compiles.
+        pays: reward of a correct answer, or of the loophole.
+        reply: how a reply's program is found, `markdown` or `benchmark` (`docs/grading.md`, "Reading a reply"); training,
+            its validations and `evil-moe eval` read alike.
+        cpu_s: CPU seconds of a program.
+        wall_s: seconds by the clock.
+        memory_mib: address space of a program.
+        output_kib: of the values that an answer returns, beside what the expected ones take.
+        recursion: Python's limit.
+        packages: installed packages that answers may import; loaded when one is first named.
+        workers: number of sandboxes.
+        max_faults: sandbox faults after which the run stops.
+        allow_weak: lets it run with less isolation than the minimum that `reward.sandbox.client` states.
     """
 
     compile: float = 0.5
@@ -101,6 +120,10 @@ class EvilMoESettings:
     """Everything that is ours in a run's config.
 
     Attributes:
+        arm: its name, in folders and reports.
+        preset: name of policy, data and machine.
+        seed: of data, warm start, sampling, adapter init and placebo direction.
+        run_dir: the run's folder.
         feature_state: state in which features are read; `rollout` is the one that made the rollout, `base` has no adapter
             on, so that a text's features never change. One pass reads them and the log-probs: in another state than
             `rollout`, entropy and verl's comparison with vLLM's log-probs are of that state, too, and logged as

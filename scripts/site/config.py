@@ -113,9 +113,10 @@ def words(settings: type) -> tuple[str, dict[str, str]]:
 
 
 def yaml_comments(path: str) -> dict[str, list[tuple[str, str, str]]]:
-    """Of each child node below `path` in the overlay: its keys, values and the comments above them."""
+    """Of each child node below `path` in the overlay: its keys, values, and the last comment above each."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     above: list[str] = []
+    last = ""
     parents: list[str] = []
     for line in OVERLAY.read_text().splitlines():
         content, depth = line.strip(), (len(line) - len(line.lstrip())) // 2
@@ -124,7 +125,8 @@ def yaml_comments(path: str) -> dict[str, list[tuple[str, str, str]]]:
             continue
         if match := re.fullmatch(r"(\w+):(?: (.*))?", content):
             parents = [*parents[:depth], match[1]]
+            last = " ".join(above) or last
             if ".".join(parents[:-2]) == path and match[2]:
-                found.setdefault(parents[-2], []).append((match[1], match[2], " ".join(above)))
+                found.setdefault(parents[-2], []).append((match[1], match[2], last))
         above = []
     return found
