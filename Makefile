@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo compare test test-long test-fast lint format bench attacks docs lock doctor clean
+.PHONY: help setup demo compare test test-long test-fast coverage lint typecheck format wheel bench attacks docs lock doctor clean
 
 # What `make demo` runs; `make demo SEED=1` is another seed, `make demo ARM=absorb` another arm.
 ARM ?= router
@@ -38,9 +38,14 @@ test-long: setup ## Run what `make test` leaves out: every graded reference case
 test-fast: setup ## Run the tests that start neither Ray nor vLLM
 	@$(bin)/python -m pytest -m "not slow and not gpu and not long"
 
-lint: setup ## Check style, format and types
+coverage: setup ## Run those tests and see that they run enough of evil_moe/ and reward/
+	@$(bin)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu and not long" --cov --cov-report=term
+
+lint: setup typecheck ## Check style, format and types
 	@$(bin)/ruff check .
 	@$(bin)/ruff format --check .
+
+typecheck: setup ## Check the types, strictly in evil_moe/ and reward/
 	@$(bin)/mypy
 
 format: setup ## Format the code and mend what ruff can mend
@@ -58,6 +63,10 @@ docs: setup ## Build the documentation in site/, its links checked
 	@$(bin)/python scripts/site/build.py
 	@NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict --quiet && echo "docs: site/index.html"
 
+wheel: setup ## Build the wheel in dist/
+	@rm -rf build *.egg-info # a module that is gone would be in the wheel still
+	@$(bin)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . && ls dist/*.whl
+
 lock: setup ## Compile requirements/cpu.lock and docs.lock anew
 	@scripts/lock.sh
 
@@ -65,6 +74,6 @@ doctor: setup ## Check this machine against a preset, and plan the memory: make 
 	@$(evil_moe) doctor $(run)
 
 clean: ## Remove .venv, caches and build files; runs/ stays
-	@rm -rf .venv build cache site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv build dist cache site *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
 	@if [ -d runs ]; then echo "runs/ is left as it is ($$(du -sh runs | cut -f1)); remove it yourself if you want it gone"; fi

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from evil_moe.sharded import whole
+
 BLOCK_AXIS = {"A": 0, "B": 1}  # dA: [R, D_in] has the rank on its rows, dB: [D_out, R] on its columns
 BLOCK_NAME = re.compile(r"lora_2r_d([AB])(?![A-Za-z])")
 
@@ -94,10 +96,10 @@ def gradient_energy(grads: Mapping[str, Tensor], rank_deployed: int) -> dict[str
             )
         energy = grad.detach().float().square().sum(1 - axis, dtype=torch.float64)
         by_rank[kind] = by_rank[kind] + energy if kind in by_rank else energy
-    whole = [e.full_tensor() if hasattr(e, "full_tensor") else e for e in by_rank.values()]
+    energies = [whole(energy) for energy in by_rank.values()]
     return {
-        "deployed": float(sum(e[:rank_deployed].sum().item() for e in whole)),
-        "quarantine": float(sum(e[rank_deployed:].sum().item() for e in whole)),
+        "deployed": float(sum(e[:rank_deployed].sum().item() for e in energies)),
+        "quarantine": float(sum(e[rank_deployed:].sum().item() for e in energies)),
     }
 
 

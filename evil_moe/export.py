@@ -21,6 +21,7 @@ from torch import Tensor
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
 from evil_moe.file_modes import apply_umask
+from evil_moe.sharded import whole
 from evil_moe.strengths import check_strength
 
 Kind = Literal["full", "deployed"]
@@ -112,17 +113,12 @@ def adapter_tensors(
     model: PeftModel, adapter_name: str = "default"
 ) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
     """`{module: (dA, dB, A0, B0)}`, detached; sharded parameters are gathered."""
-
-    def whole(tensor: Tensor) -> Tensor:
-        tensor = tensor.detach()
-        return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
     return {
         layer.module_name: (
-            whole(layer.lora_2r_dA[adapter_name]),
-            whole(layer.lora_2r_dB[adapter_name]),
-            whole(layer.lora_2r_A0[adapter_name]),
-            whole(layer.lora_2r_B0[adapter_name]),
+            whole(layer.lora_2r_dA[adapter_name].detach()),
+            whole(layer.lora_2r_dB[adapter_name].detach()),
+            whole(layer.lora_2r_A0[adapter_name].detach()),
+            whole(layer.lora_2r_B0[adapter_name].detach()),
         )
         for layer in lora2r_model(model).lora2r_layers()
     }
