@@ -41,7 +41,7 @@ def compose(overrides: list[str]) -> DictConfig:
     ConfigStore.instance().store(name="evil_moe_defaults", node={"evil_moe": defaults})
     try:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = hydra.compose("evil_moe", overrides=overrides, return_hydra_config=True)
+            config: DictConfig = hydra.compose("evil_moe", overrides=overrides, return_hydra_config=True)
             chosen = {group: config.hydra.runtime.choices[group] for group in GROUPS}
             with open_dict(config):
                 del config["hydra"]
