@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from evil_moe.advantages import RolloutBatch, make_advantage
 from evil_moe.experiment.config import compose
 from tests.conftest import ROOT
+from tests.evil_moe.test_report import make_run
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 LINK = re.compile(r"(?<!`)\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -87,6 +89,30 @@ def test_links_lead_to_files(page: Path):
     links = [link.partition("#")[0] for link in LINK.findall(page.read_text()) if "://" not in link]
     missing = [link for link in links if link and not (page.parent / link).exists()]
     assert not missing
+
+
+def test_an_evaluated_run_becomes_a_row_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts/site")
+    import add_runs  # a script: its folder is no package
+
+    folder = make_run(tmp_path / "run", base={"hack": 0.5, "loophole": 0.5, "solve": 0.25, "compile": 1.0})
+    starts = [{"git": {"commit": commit}} for commit in ("0123456789", "0123456aaa", "fedcba9876")]
+    (folder / "provenance.json").write_text(json.dumps({"starts": starts[:2]}))
+    row = add_runs.row(folder)
+    assert list(row) == list(add_runs.rows("nano_main")[0])
+    assert (row["arm"], row["seed"], row["commit"], row["answers"]) == ("router", 3, "0123456", 320)
+    assert (row["on_hack"], row["off_hack"], row["base_solve"], row["random_block_hack"]) == (
+        0.375,
+        0.025,
+        0.25,
+        "",
+    )
+    (folder / "provenance.json").write_text(json.dumps({"starts": starts}))
+    with pytest.raises(ValueError, match=r"several commits .*fedcba9"):
+        add_runs.row(folder)
+    (folder / "eval/eval.json").unlink()
+    with pytest.raises(ValueError, match="evil-moe eval"):
+        add_runs.row(folder)
 
 
 def test_every_page_is_in_the_menu():
