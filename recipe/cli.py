@@ -21,6 +21,8 @@ from reward.sandbox import SandboxFault
 OUR_PACKAGES = ("evil_moe", "recipe", "reward")
 TRACEBACK_VARIABLE = "EVIL_MOE_TRACEBACK"
 USER_ERROR = 2
+LISTS = ("overrides", "run")
+"""Arguments that take any number of words."""
 
 OVERRIDES = """\
 overrides are Hydra's, key=value:
@@ -256,9 +258,21 @@ def _line(error: BaseException) -> str | None:
     return shown_error(error) if _is_ours(error) else None
 
 
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. `argparse` ends a list of words at the first option; those behind it are of the list as well."""
+    parser = _parser()
+    args, left = parser.parse_known_args(argv)
+    lists = [vars(args)[name] for name in LISTS if isinstance(vars(args).get(name), list)]
+    if left and (not lists or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    for words in lists[:1]:
+        words += left
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code, 2 for what the user can mend."""
-    args = _parser().parse_args(argv)
+    args = _parsed(argv)
     # Before torch is imported: threads that wait for a core somebody else has are to sleep soon, not spin. On two shared
     # cores the warm start takes several times as long otherwise.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -109,6 +109,17 @@ def test_the_examples_of_the_help_work():
     check_steps(config, len(prepare_problems(config).train))
 
 
+def test_overrides_may_stand_on_both_sides_of_an_option(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["config", "arm=frozen", "--key", "evil_moe.arm", "seed=3"]) == 0
+    assert capsys.readouterr().out.strip() == "frozen"
+    args = cli._parsed(["compare", "preset=nano", "--reference", "router", "arms=[router]", "seeds=[0]"])
+    assert args.overrides == ["preset=nano", "arms=[router]", "seeds=[0]"]
+    for wrong in (["config", "seed=3", "--kee", "x"], ["export", "runs/a", "--out", "b", "runs/b"]):
+        with pytest.raises(SystemExit):
+            cli.main(wrong)
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
     with pytest.raises(FileNotFoundError):
