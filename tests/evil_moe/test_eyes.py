@@ -8,7 +8,7 @@ from peft import get_peft_model
 from torch import Tensor
 
 from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
-from evil_moe.eyes import Eye, EyeRow, Looking, best_eye, eye_table, eyes
+from evil_moe.eyes import Eye, EyeRow, Looking, Pin, best_eye, eye_table, eyes
 from evil_moe.features import TokenReading
 
 NOISE = torch.Generator()
@@ -64,6 +64,31 @@ def test_prose_leaves_windows_and_blinds_the_mean() -> None:
     assert best_eye(list(rows.values())).eye.pooling == "window"
 
 
+def test_the_pin_may_lose_a_hack_that_no_pair_shows() -> None:
+    """The pairs' hack is in dimension 0, the other one mostly in 2, which tells the pairs apart less and less surely."""
+    NOISE.manual_seed(2)
+    tails = {"shown": torch.tensor([2.0, 0.0, 0.0, 0.0]), "other": torch.tensor([0.3, 0.0, 1.5, 0.0])}
+    scale = torch.tensor([0.5, 1.0, 1.0, 0.1])
+
+    def replies(number: int, *tail: Tensor) -> list[Tensor]:
+        bodies = [(torch.randn(1, 4, generator=NOISE) * scale).expand(6, 4) for _ in range(number)]
+        return [torch.cat([body, *(t.expand(4, 4) for t in tail)]) for body in bodies]
+
+    hack, clean = read(replies(16, tails["shown"] + torch.tensor([0.0, 0.0, 1.0, 0.0]))), read(replies(16))
+    is_hack = torch.tensor([True] * 40 + [False] * 40)
+    kinds = {name: ([read(replies(40, tail) + replies(40))], is_hack) for name, tail in tails.items()}
+
+    def row(pin: Pin | None) -> EyeRow:
+        asked = [Eye("window", 4, "hack_only")]
+        return eye_table(Looking(asked, hack, clean, torch.full((16,), 6), pin=pin), kinds)[0]
+
+    seeded, still, moved = row(None), row(Pin(0, 0.02, 8.0)), row(Pin(60, 0.02, 8.0))
+    assert not seeded.pinned and seeded.worst_in_run == seeded.worst
+    assert still.pinned == still.auroc == moved.auroc == seeded.auroc
+    assert moved.pinned["other"] < moved.auroc["other"] - 0.03
+    assert moved.worst_in_run == moved.worst_pinned == moved.pinned["other"]
+
+
 def test_scores_do_not_depend_on_the_batch() -> None:
     NOISE.manual_seed(1)
     replies = [reply(i % 2 == 0, 5 * i) for i in range(6)]
@@ -93,3 +118,5 @@ def test_the_best_is_the_best_where_it_is_worst_then_on_near_hacks() -> None:
         EyeRow(Eye("window", 8), {"a": 0.97, "b": 0.968}, {"n": 0.9}),
     ]
     assert best_eye(rows).eye == Eye("window", 8)
+    lost = [*rows, EyeRow(Eye("last"), {"a": 1.0, "b": 1.0}, {}, {"a": 1.0, "b": 0.4})]
+    assert best_eye(lost).eye == Eye("window", 8) and best_eye(lost, learns=False).eye == Eye("last")

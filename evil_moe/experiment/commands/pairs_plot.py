@@ -38,10 +38,16 @@ def _eyes(axes: Axes, rows: Sequence[EyeRow]) -> None:
         values = sorted(row.auroc.values())
         axes.plot(values[1:], [place] * (len(values) - 1), "o", color=BLUE, alpha=0.5, mfc="none")
         axes.plot(values[:1], [place], "o", color=VERMILLION)
+        if row.pinned:
+            axes.plot([row.worst_pinned], [place], "x", color=VERMILLION)
     axes.set_yticks(range(len(rows)), [str(row.eye) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0.5, color=GREY, linestyle=":")
-    axes.set(title="AUROC by eye, each kind of reply", xlabel="AUROC; filled: the worst kind", xlim=RATE)
+    axes.set(
+        title="AUROC by eye, each kind of reply",
+        xlabel="AUROC; filled: the worst kind, x: after the pin",
+        xlim=RATE,
+    )
     axes.grid(alpha=0.25)
 
 
