@@ -35,6 +35,10 @@ HELD = (
     "gpu",
     "problems",
     "grading",
+    "methods",
+    "nano_long",
+    "invariants",
+    "verl_contract",
 )
 
 
