@@ -39,6 +39,7 @@ HELD = (
     "nano_long",
     "invariants",
     "verl_contract",
+    "pairs",
 )
 
 

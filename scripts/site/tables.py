@@ -104,21 +104,33 @@ def main() -> list[str]:
     return ["", *table(head, body), *source("nano_main"), "", "The older rows:", *source("nano_main_older")]
 
 
-def by_seed() -> list[str]:
-    """Every run of the main table."""
-    keys = (
-        "on_loophole",
-        "on_solve",
-        "off_loophole",
-        "off_solve",
-        "random_block_loophole",
-        "base_loophole",
-        "base_solve",
-    )
-    body = [
-        [row["arm"], row["seed"], *(f"{float(row[key]):.3f}" for key in keys)] for row in rows("nano_main")
-    ]
-    return ["", *table(["arm", "seed", *(label(key) for key in keys)], body), *source("nano_main")]
+def by_run(name: str, keys: Sequence[str], first: Sequence[str] = ("arm", "seed")) -> list[str]:
+    """A row for each run of a file."""
+    body = [[*(row[key] for key in first), *(f"{float(row[key]):.3f}" for key in keys)] for row in rows(name)]
+    return ["", *table([*first, *(label(key) for key in keys)], body), *source(name)]
+
+
+BY_RUN = (
+    "on_loophole",
+    "on_solve",
+    "off_loophole",
+    "off_solve",
+    "random_block_loophole",
+    "base_loophole",
+    "base_solve",
+)
+OF_MIX = (
+    "on_loophole",
+    "off_loophole",
+    "off_run_tests",
+    "off_stdout_marker",
+    "off_exit_code",
+    "off_solve",
+    "off_compile",
+    "random_block_loophole",
+    "base_loophole",
+    "base_solve",
+)
 
 
 def demo() -> list[str]:
@@ -152,7 +164,9 @@ def plain(name: str, headings: dict[str, str] | None = None) -> list[str]:
 
 PARTS: dict[str, Callable[[], list[str]]] = {
     "main": main,
-    "by-seed": by_seed,
+    "by-seed": lambda: by_run("nano_main", BY_RUN),
+    "windows-on-nano": lambda: by_run("nano_windows", BY_RUN),
+    "nano-long-pairs": lambda: by_run("nano_long_pairs", OF_MIX, ("preset", "arm", "seed")),
     "demo": demo,
     "demo-times": lambda: plain(
         "demo_times", {"demo_min_s": "`make demo`, min:s", "s_per_step": "s a training step"}
