@@ -16,7 +16,7 @@ from recipe.engine import MODEL_TYPE
 
 # By name: what it imports of vLLM, verl imports in this process when it builds the rollout.
 assert ("vllm", "async") in _ROLLOUT_REGISTRY
-_ROLLOUT_REGISTRY["vllm", "async"] = "recipe.weight_sync.EvilMoEServerAdapter"
+_ROLLOUT_REGISTRY["vllm", "async"] = "recipe.rollout.weight_sync.EvilMoEServerAdapter"
 
 
 class EvilMoETrainingWorker(TrainingWorker):

@@ -25,6 +25,7 @@ import recipe.actor.policy_loss  # noqa: F401  # registers the loss in the worke
 from evil_moe.adapter import GateWeights, base_weight, lora2r_model
 from evil_moe.constants import restore_constants_
 from evil_moe.diagnostics import policy_mismatch
+from evil_moe.experiment.adapter_config import adapter_config
 from evil_moe.experiment.settings import settings_from
 from evil_moe.features import Reading, gradient_features, make_pooling
 from evil_moe.gates import Gate, RolloutSignals, make_gate
@@ -38,7 +39,6 @@ from recipe.actor.fields import (
     refuse_foreign_fields,
 )
 from recipe.actor.tensors import dense, gather_rows, sequence_layout
-from recipe.adapter_config import adapter_config
 from recipe.engine_scores import ScoringEngine
 from recipe.pair_reader import PairReader, pure_state
 

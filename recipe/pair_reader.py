@@ -18,8 +18,8 @@ from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.features import MeanPooling, Pooling, Reading, gradient_features
 from evil_moe.hack_gradient import hack_gradient, pair_nll
 from evil_moe.pairs import load_pairs
+from evil_moe.pairs.sides import PairBatch
 from recipe.actor.tensors import gather_rows
-from recipe.pair_batch import PairBatch
 
 MODULES_AT_ONCE = 8
 """Whose input covariances are held together: about 1 GiB for a layer of Qwen3-4B."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.doctor.checks import FAIL, OK, WARN, Finding
-from recipe.doctor.cluster import KEYS, find_cluster
+from evil_moe.experiment.doctor.cluster import KEYS, find_cluster
+from evil_moe.experiment.doctor.finding import FAIL, OK, WARN, Finding
 
 STORAGE = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
 

@@ -1,7 +1,7 @@
 """CPU as a verl platform, loaded in every process through the `verl.plugins` entry point.
 
 verl 0.9.1 knows accelerators only. Keep this module light, since every Ray process imports it, and keep anything
-that may fail out of it: verl swallows a plugin's error at DEBUG level (`recipe.checks` asserts that it loaded).
+that may fail out of it: verl swallows a plugin's error at DEBUG level (`evil_moe.experiment.config_checks` asserts that it loaded).
 """
 
 from __future__ import annotations

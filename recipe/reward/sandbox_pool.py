@@ -19,11 +19,11 @@ from typing import Any
 
 import ray
 
+from evil_moe.experiment.grading import limits_from, terms_from
 from evil_moe.experiment.settings import RewardSettings
 from reward.grader import Grader
 from reward.problems import Problem
-from reward.sandbox import SandboxFault, SandboxLimits
-from reward.verdict import RewardConfig
+from reward.sandbox import SandboxFault
 
 MAX_ATTEMPTS = 3
 PATIENCE_S = 600.0  # far above the time that a case and those queued before it can take within their limits
@@ -42,19 +42,6 @@ class Graded:
     reason: str = ""
 
 
-def limits_from(settings: RewardSettings) -> SandboxLimits:
-    """The sandbox's limits as configured."""
-    return SandboxLimits(
-        cpu_s=settings.cpu_s,
-        wall_s=settings.wall_s,
-        memory_mib=settings.memory_mib,
-        output_kib=settings.output_kib,
-        recursion=settings.recursion,
-        packages=tuple(settings.packages),
-        allow_weak=settings.allow_weak,
-    )
-
-
 @functools.lru_cache(maxsize=256)  # a problem comes with every rollout of its group
 def _problem(problem_json: str) -> Problem:
     return Problem.from_row(json.loads(problem_json))
@@ -68,7 +55,7 @@ class SandboxActor:
         self.grader = Grader(
             mode,
             limits=limits_from(settings),
-            reward=RewardConfig(compile=settings.compile, pays=settings.pays),
+            reward=terms_from(settings),
             labels=labels,
             reply=settings.reply,
         )

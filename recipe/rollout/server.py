@@ -18,11 +18,11 @@ from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, 
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
+from evil_moe.experiment.adapter_config import linear_names
 from evil_moe.experiment.behaviour import ADAPTER
 from evil_moe.export import KINDS
-from recipe.adapter_config import linear_names
 from recipe.rollout import vllm_cpu_lora
-from recipe.weight_sync import install_receiver, tell_receiver
+from recipe.rollout.weight_sync import install_receiver, tell_receiver
 
 # `full` takes verl's own id, so that verl's "is a LoRA loaded" checks and removals keep their meaning.
 LORA_IDS: dict[str, int] = {kind: VLLM_LORA_INT_ID + i for i, kind in enumerate(KINDS)}

@@ -12,8 +12,8 @@ from tensordict import TensorDict
 from torch import Tensor
 from transfer_queue import KVBatchMeta
 
+from evil_moe.experiment.run.rollout_table import RolloutTable
 from recipe.actor.fields import PAID, SCORE, WEIGHT, place
-from recipe.metrics import RolloutTable
 
 
 def extra_fields(batch: KVBatchMeta) -> list[dict[str, Any]]:

@@ -21,6 +21,8 @@ from evil_moe.advantages import RolloutBatch, make_advantage, needs_concept
 from evil_moe.experiment.monitor import MonitorStage
 from evil_moe.experiment.monitor_settings import MONITORED
 from evil_moe.experiment.run.folder import remove_older_checkpoints
+from evil_moe.experiment.run.log import RunLog
+from evil_moe.experiment.run.rollout_table import class_metrics
 from evil_moe.experiment.settings import settings_from
 from evil_moe.gates import gate_class
 from recipe.actor.fields import (
@@ -40,9 +42,7 @@ from recipe.actor.fields import (
 from recipe.actor.tensors import scaled_rows
 from recipe.actor_worker import EvilMoEActorRolloutRefWorker
 from recipe.engine import GATE_STATE
-from recipe.metrics import class_metrics
 from recipe.rollout import server
-from recipe.run_log import RunLog
 from recipe.trainer.rollout_queue import column, extra_fields, put_column, read_rollouts
 from reward.monitors import Detector
 

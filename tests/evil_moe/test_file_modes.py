@@ -11,9 +11,9 @@ import pytest
 from peft import PeftModel
 
 from evil_moe.adapter.checkpoint import save_adapter_checkpoint
+from evil_moe.experiment.commands.export import export_checkpoint
 from evil_moe.export import save_export
 from evil_moe.router import Router
-from recipe.commands.export import export_checkpoint
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o002])

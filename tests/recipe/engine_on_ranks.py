@@ -240,7 +240,7 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor, pooling:
 
 def pair_features(model: PeftModel, engine: Lora2rEngine, pooling: str, v: Tensor) -> tuple[Tensor, Tensor]:
     from evil_moe.pairs import load_pairs
-    from recipe.pair_batch import PairBatch
+    from evil_moe.pairs.sides import PairBatch
 
     pairs = PairBatch(load_pairs(groups=["hard_coding"]), engine.model_config.tokenizer, {}, rank=0, size=1)
     inputs, completion = pairs.inputs("cpu")

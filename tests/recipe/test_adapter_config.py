@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import Qwen3Config
 
-from recipe.adapter_config import linear_names
+from evil_moe.experiment.adapter_config import linear_names
 
 
 @pytest.mark.parametrize("tied", [True, False])

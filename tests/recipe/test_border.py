@@ -14,6 +14,7 @@ from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
 from evil_moe.experiment.behaviour import num_deployed
+from evil_moe.experiment.run.rollout_table import RolloutTable
 from evil_moe.experiment.settings import EvilMoESettings
 from recipe.actor.fields import (
     ACTOR_FIELDS,
@@ -22,7 +23,6 @@ from recipe.actor.fields import (
     per_rollout_fields,
     refuse_foreign_fields,
 )
-from recipe.metrics import RolloutTable
 from recipe.reward.sandbox_pool import SandboxActor
 from tests.conftest import ROOT
 
@@ -113,7 +113,13 @@ def test_imports_load_neither_verl_nor_ray(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["recipe.reward.sandbox_pool", "recipe.trainer.task_runner", "recipe.main_train"]
+    "module",
+    [
+        "recipe.reward.sandbox_pool",
+        "recipe.trainer.task_runner",
+        "evil_moe.experiment.commands.train",
+        "recipe.cli",
+    ],
 )
 def test_processes_that_need_no_torch_import_none(module: str) -> None:
     """Torch and verl take each process of a run ten seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evil_moe.experiment.config import compose
-from recipe.checks import check_config
+from evil_moe.experiment.config_checks import check_config
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ import yaml
 
 import reward.nano
 from evil_moe.experiment.assets.problems import prepare_problems
+from evil_moe.experiment.commands import handlers
+from evil_moe.experiment.commands.arguments import TRACEBACK_VARIABLE
 from evil_moe.experiment.config import compose
+from evil_moe.experiment.config_checks import check_config, check_steps
 from recipe import cli
-from recipe.checks import check_config, check_steps
-from recipe.commands import handlers
 from reward.problems import Problem, write_problems
 from tests.conftest import ROOT
 from tests.evil_moe.test_compare import answered
@@ -81,7 +82,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 def test_what_a_user_can_mend_is_one_line(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.delenv(cli.TRACEBACK_VARIABLE, raising=False)
+    monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
     assert cli.main(argv) == cli.USER_ERROR
     err = capsys.readouterr().err
     assert err.startswith("evil-moe: error: ") and message in err and err.count("\n") == 1
@@ -90,7 +91,7 @@ def test_what_a_user_can_mend_is_one_line(
 def test_a_file_that_cannot_be_used_is_one_line_whoever_opened_it(
     problems: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.delenv(cli.TRACEBACK_VARIABLE, raising=False)
+    monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
     argv = ["pairs", "show", f"evil_moe.pairs.paths=[{problems}/x.yaml]"]
     assert cli.main(argv) == cli.USER_ERROR and capsys.readouterr().err.count("\n") == 1
     monkeypatch.setattr(handlers, "handle_doctor", lambda args: (problems / "x").mkdir())
@@ -121,22 +122,22 @@ def test_overrides_may_stand_on_both_sides_of_an_option(capsys: pytest.CaptureFi
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
     with pytest.raises(FileNotFoundError):
         cli.main(["data", "check", "/nowhere.jsonl"])
 
 
 def test_a_fault_inside_a_library_is_not_made_a_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        handlers, "handle_doctor", lambda args: json.loads("{")
+        handlers, "handle_doctor", lambda args, stack: json.loads("{")
     )  # raises a ValueError, in json
     with pytest.raises(json.JSONDecodeError):
         cli.main(["doctor"])
 
 
 def test_a_sigterm_is_a_ctrl_c():
-    code = "import os, sys; from recipe import cli; from recipe.commands import handlers; "
-    code += "handlers.handle_doctor = lambda args: os.kill(os.getpid(), 15); sys.exit(cli.main(['doctor']))"
+    code = "import os, sys; from recipe import cli; from evil_moe.experiment.commands import handlers; "
+    code += "handlers.handle_doctor = lambda *args: os.kill(os.getpid(), 15); sys.exit(cli.main(['doctor']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (cli.INTERRUPTED, "evil-moe: stopped\n")
 
@@ -152,7 +153,7 @@ def test_a_run_is_found_by_its_loophole_where_that_is_its_own():
     found = handlers._run_dir([], ["arm=none", "evil_moe.loophole=none", "evil_moe.data.eval_problems=3"])
     assert found == Path("runs/nano@none/none/seed0").absolute()
     with pytest.raises(ValueError, match=r"evil_moe\.pin\.weight=0: a report is of a run as it was"):
-        handlers.handle_report(argparse.Namespace(run=["arm=none", "evil_moe.pin.weight=0"]))
+        handlers.handle_report(argparse.Namespace(run=["arm=none", "evil_moe.pin.weight=0"]), cli.STACK)
 
 
 def test_report_tests_against_the_reference_arm(tmp_path: Path):

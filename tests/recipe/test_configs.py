@@ -14,14 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from evil_moe.adapter import Lora2rConfig
 from evil_moe.experiment.commands import compare
 from evil_moe.experiment.config import CONFIG_DIR, choices, compose
+from evil_moe.experiment.config_checks import check_config
+from evil_moe.experiment.doctor.memory import find_architecture, workload
 from evil_moe.experiment.doctor.memory_plan import plan_memory
 from evil_moe.experiment.monitor import feature_basis
 from evil_moe.experiment.run.folder import _flat
 from evil_moe.experiment.settings import settings_from
 from evil_moe.export import export_rank
 from evil_moe.probe import fit_probe
-from recipe.checks import check_config
-from recipe.doctor.memory import find_architecture, workload
 from reward.loopholes import mixed
 
 NANO = (

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from evil_moe.experiment.config import compose
-from recipe.doctor.checks import FAIL
+from evil_moe.experiment.doctor.finding import FAIL
 from recipe.platform import cores
 from recipe.platform.cores import (
     STORAGE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,21 +10,13 @@ from types import SimpleNamespace
 import pytest
 
 from evil_moe.experiment.config import compose
+from evil_moe.experiment.doctor.checks import check_data, check_machine, check_model, check_run_dir
+from evil_moe.experiment.doctor.cluster import check_ray
+from evil_moe.experiment.doctor.finding import FAIL, OK, WARN
+from evil_moe.experiment.doctor.memory import check_adapter, check_memory
+from evil_moe.experiment.doctor.sandbox import check_sandbox
 from evil_moe.experiment.settings import settings_from
-from recipe.doctor import checks
-from recipe.doctor.checks import (
-    FAIL,
-    OK,
-    WARN,
-    check_data,
-    check_machine,
-    check_model,
-    check_run_dir,
-    check_vllm,
-)
-from recipe.doctor.cluster import check_ray
-from recipe.doctor.memory import check_adapter, check_memory
-from recipe.doctor.sandbox import check_sandbox
+from recipe.platform.checks import find_vllm
 
 
 def test_the_sandbox_probe_and_what_it_says_of_a_broken_one(monkeypatch: pytest.MonkeyPatch):
@@ -55,8 +48,8 @@ def test_checks_name_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [finding.text for finding in check_model(config)] == [
         f"{tmp_path} lacks config.json and *.safetensors"
     ]
-    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
-    assert check_vllm(config, load=False).status == FAIL
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert find_vllm(config).status == FAIL
 
 
 @pytest.mark.parametrize(("free_gb", "status"), [(3.0, FAIL), (5.0, WARN), (9.0, OK)])

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from recipe import cli, main_eval
+from evil_moe.experiment.commands import evaluate
+from evil_moe.experiment.evaluation.stored import load_run_config, made_with
+from recipe import cli
 
 
 @pytest.fixture
@@ -30,11 +32,11 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     store(tmp_path)
     (tmp_path / "eval/table.md").write_text("a table")
 
-    def evaluate(run_dir: Path, step: int | None, overrides: list[str]) -> int:
+    def note(run_dir: Path, stack: object, step: int | None, overrides: list[str]) -> int:
         (run_dir / "again").write_text(f"{step} {overrides}")
         return 0
 
-    monkeypatch.setattr(main_eval, "evaluate_run", evaluate)
+    monkeypatch.setattr(evaluate, "evaluate_run", note)
     return tmp_path
 
 
@@ -42,7 +44,7 @@ def store(run_dir: Path, *overrides: str) -> dict[str, object]:
     """An evaluation of step 40 that was made with these overrides."""
     side = {"hack": 0.5, "loophole": 0.5, "solve": 0.5, "compile": 1.0}
     result = {"step": 40, "on": side, "off": {**side, "hack": 0.0}}
-    result["made_with"] = main_eval.made_with(run_dir, main_eval.load_run_config(run_dir, list(overrides)))
+    result["made_with"] = made_with(run_dir, load_run_config(run_dir, list(overrides)))
     (run_dir / "eval/eval.json").write_text(json.dumps(result))
     return result
 
@@ -51,9 +53,9 @@ def test_an_evaluation_says_what_it_was_made_with(evaluated: Path, monkeypatch: 
     monkeypatch.undo()  # the evaluation itself, but for its answers
     result = json.loads((evaluated / "eval/eval.json").read_text())
     sides = {side: result[side] for side in ("on", "off")}
-    monkeypatch.setattr(main_eval, "adapter_folder", lambda run_dir, step: (run_dir, 40))
-    monkeypatch.setattr(main_eval, "prepare_problems", lambda config: SimpleNamespace(evaluation=[]))
-    monkeypatch.setattr(main_eval, "_evaluate", lambda *args: (sides, []))
+    monkeypatch.setattr(evaluate, "adapter_folder", lambda run_dir, step: (run_dir, 40))
+    monkeypatch.setattr(evaluate, "prepare_problems", lambda config: SimpleNamespace(evaluation=[]))
+    monkeypatch.setattr(evaluate, "_evaluate", lambda *args: (sides, []))
     assert cli.main(["eval", str(evaluated), "evil_moe.eval.samples_per_problem=1"]) == 0
     assert json.loads((evaluated / "eval/eval.json").read_text())["made_with"] == {
         "problems": 160,
@@ -69,9 +71,9 @@ def test_an_evaluation_in_another_mode_or_of_another_step_writes_over_none(
     monkeypatch.undo()  # the evaluation itself, but for its answers
     before = (evaluated / "eval/eval.json").read_bytes()
     side = {"hack": 0.25, "loophole": 0.5, "solve": 0.5, "compile": 1.0}
-    monkeypatch.setattr(main_eval, "adapter_folder", lambda run_dir, step: (run_dir, step or 40))
-    monkeypatch.setattr(main_eval, "prepare_problems", lambda config: SimpleNamespace(evaluation=[]))
-    monkeypatch.setattr(main_eval, "_evaluate", lambda *args: ({"on": side, "off": side}, []))
+    monkeypatch.setattr(evaluate, "adapter_folder", lambda run_dir, step: (run_dir, step or 40))
+    monkeypatch.setattr(evaluate, "prepare_problems", lambda config: SimpleNamespace(evaluation=[]))
+    monkeypatch.setattr(evaluate, "_evaluate", lambda *args: ({"on": side, "off": side}, []))
     other = {
         "eval-loophole-none": ["evil_moe.loophole=none"],
         "eval-eval.markers-eval": ["evil_moe.eval.markers=eval", "--samples", "1"],

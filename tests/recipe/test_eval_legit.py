@@ -17,14 +17,15 @@ from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.direction import haar_direction
 from evil_moe.experiment.assets import legit_policy, policies
 from evil_moe.experiment.assets.problems import prepare_problems
+from evil_moe.experiment.commands.evaluate import _table
 from evil_moe.experiment.config import compose
+from evil_moe.experiment.evaluation import legit
+from evil_moe.experiment.evaluation.answers import Sample
+from evil_moe.experiment.evaluation.legit import carrying_rates, legit_result, legit_texts
+from evil_moe.experiment.evaluation.sides import router_scores
 from evil_moe.legit import load_legit
 from evil_moe.nano_policy import WarmStartPhase
 from evil_moe.router import Router
-from recipe import eval_legit
-from recipe.eval_legit import carrying_rates, legit_result, legit_texts
-from recipe.eval_sides import Sample, router_scores
-from recipe.main_eval import _table
 from reward.grader import Grader
 from reward.legit_cases import LEGIT_KINDS, carries
 from reward.nano import generate
@@ -39,7 +40,7 @@ def on_hub(policy: Path, *overrides: str):
 def test_the_router_weighs_the_replies_as_it_does_the_answers(
     tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eval_legit, "NANO_CASES", 4)
+    monkeypatch.setattr(legit, "NANO_CASES", 4)
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained(tiny_policy), Lora2rConfig(r=4, task_type="CAUSAL_LM")
     ).eval()

@@ -13,8 +13,9 @@ from evil_moe.ablation import reset_quarantine_
 from evil_moe.adapter import lora2r_model
 from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.direction import haar_direction
+from evil_moe.experiment.evaluation.answers import Sample
+from evil_moe.experiment.evaluation.sides import router_scores
 from evil_moe.router import Router
-from recipe.eval_sides import Sample, router_scores
 from tests.conftest import tiny_qwen3
 from tests.reward.helpers import make_problem
 

@@ -12,11 +12,11 @@ from peft import PeftModel
 
 from evil_moe.adapter import GateWeights, SequenceLayout, lora2r_model
 from evil_moe.adapter.checkpoint import save_adapter_checkpoint
+from evil_moe.experiment.evaluation.sides import export_sides, sides_of
+from evil_moe.experiment.evaluation.stored import eval_folder, load_run_config, made_with
 from evil_moe.experiment.evaluation.strengths import curve_rows, curve_text
 from evil_moe.router import Router
 from recipe.cli import USER_ERROR, main
-from recipe.eval_sides import export_sides, sides_of
-from recipe.main_eval import eval_folder, load_run_config, made_with
 from reward.grader import Grader
 from tests.conftest import tiny_qwen3
 from tests.reward.helpers import make_problem

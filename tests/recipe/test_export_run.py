@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
 from evil_moe.adapter.checkpoint import save_adapter_checkpoint
+from evil_moe.experiment.commands.evaluate import evaluate_run
+from evil_moe.experiment.commands.export import export_checkpoint, export_run
+from evil_moe.experiment.evaluation.stored import adapter_folder, load_run_config
 from evil_moe.export import SERVED_RANKS, served_rank
 from evil_moe.gates import make_gate
 from evil_moe.router import Router
-from recipe.cli import main
-from recipe.commands.export import export_checkpoint, export_run
-from recipe.main_eval import adapter_folder, evaluate_run, load_run_config
+from recipe.cli import STACK, main
 from tests.conftest import perturb, tiny_qwen3
 
 IDS = torch.arange(1, 21).reshape(2, 10)
@@ -150,7 +151,7 @@ def test_another_method_is_refused(tmp_path: Path):
 def test_an_evaluation_misses_the_policy_at_once(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("actor_rollout_ref: {model: {path: /nowhere/cache/nano-policy}}")
     with pytest.raises(FileNotFoundError, match=r"/nowhere/cache/nano-policy is gone, .* data prepare"):
-        evaluate_run(tmp_path)
+        evaluate_run(tmp_path, STACK)
     assert not (tmp_path / "eval").exists()
 
 

@@ -8,10 +8,11 @@ import pytest
 from verl.plugin.platform import platform_manager
 
 from evil_moe.experiment.config import compose
-from recipe.checks import check_config, check_platform
-from recipe.doctor import gpu
-from recipe.doctor.checks import FAIL, OK, WARN
-from recipe.doctor.gpu import check_attention, check_compiler, check_driver
+from evil_moe.experiment.config_checks import check_config
+from evil_moe.experiment.doctor import gpu
+from evil_moe.experiment.doctor.finding import FAIL, OK, WARN
+from evil_moe.experiment.doctor.gpu import check_attention, check_compiler, check_driver
+from recipe.platform.checks import check_platform
 
 FILES = ["evil_moe.data.train=t.jsonl", "evil_moe.data.evaluation=e.jsonl"]
 

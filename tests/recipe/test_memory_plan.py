@@ -8,6 +8,7 @@ import pytest
 
 from evil_moe.adapter import Lora2rConfig, lora2r_model
 from evil_moe.experiment.config import compose
+from evil_moe.experiment.doctor.memory import workload
 from evil_moe.experiment.doctor.memory_plan import (
     GB,
     Architecture,
@@ -18,7 +19,6 @@ from evil_moe.experiment.doctor.memory_plan import (
     plan_memory,
     render,
 )
-from recipe.doctor.memory import workload
 from tests.conftest import tiny_qwen3
 
 QWEN3_4B = Architecture(

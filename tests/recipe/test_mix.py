@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from evil_moe.experiment.assets.problems import Problems, loophole_of, prompt_messages, write_parquet
+from evil_moe.experiment.evaluation.rates import rates_by_loophole
+from evil_moe.experiment.run.rollout_table import RolloutTable, class_metrics
 from evil_moe.experiment.settings import RewardSettings
-from recipe.main_eval import rates_by_loophole
-from recipe.metrics import RolloutTable, class_metrics
 from recipe.reward.sandbox_pool import SandboxActor
 from reward import Grader, get_loophole
 from reward.loopholes import mixed

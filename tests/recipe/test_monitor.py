@@ -20,16 +20,16 @@ from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.advantages import DrGrpo, RolloutBatch
 from evil_moe.experiment.assets.problems import prompt_messages
+from evil_moe.experiment.commands.probe import parse_steps, read_rollouts
+from evil_moe.experiment.evaluation.stored import load_run_config
 from evil_moe.experiment.monitor import MonitorStage
 from evil_moe.experiment.monitor_settings import MonitorSettings
 from evil_moe.features import MeanPooling
+from evil_moe.features.texts import load_adapted, read_features
 from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.probe import FeatureBasis, Probe, fit_probe
 from evil_moe.router import Router
 from recipe import cli
-from recipe.commands.probe import parse_steps, read_rollouts
-from recipe.main_eval import load_run_config
-from recipe.read_features import load_adapted, read_features
 from reward.monitors import Judge, JudgeCase
 from reward.problems.sources import load_nano
 from tests.conftest import perturb

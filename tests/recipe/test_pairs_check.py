@@ -18,6 +18,9 @@ from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.adapter.init import initialise
 from evil_moe.direction_checks import DirectionChecks
 from evil_moe.experiment.assets.problems import Problems, prepare_problems, prompt_messages, verl_rows
+from evil_moe.experiment.commands import pairs_check, pairs_steering
+from evil_moe.experiment.commands.pairs_check import load_adapted, read_sides
+from evil_moe.experiment.commands.pairs_steering import Steered, generate, steering_reasons
 from evil_moe.experiment.config import compose
 from evil_moe.experiment.run.inputs import fill_in_inputs
 from evil_moe.experiment.run.names import pairs_name
@@ -25,13 +28,10 @@ from evil_moe.experiment.settings import settings_from
 from evil_moe.features import MeanPooling, gradient_features
 from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.pairs import load_pairs
+from evil_moe.pairs.sides import PairBatch, tokenize_side
 from evil_moe.settings import RouterSettings
 from evil_moe.steering import input_shifts, steered
 from recipe import cli
-from recipe.commands import pairs_check, pairs_steering
-from recipe.commands.pairs_check import load_adapted, read_sides
-from recipe.commands.pairs_steering import Steered, generate, steering_reasons
-from recipe.pair_batch import PairBatch, tokenize_side
 from reward.inoculation import INOCULATIONS
 from reward.loopholes import get_loophole
 from reward.nano.demonstrations import EXPLOITS

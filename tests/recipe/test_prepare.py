@@ -14,12 +14,12 @@ from evil_moe import nano_policy
 from evil_moe.experiment.assets import policies
 from evil_moe.experiment.assets.problems import prepare_problems
 from evil_moe.experiment.config import compose
+from evil_moe.experiment.config_checks import check_steps
+from evil_moe.experiment.doctor.checks import check_model
+from evil_moe.experiment.doctor.memory import find_model_config
+from evil_moe.experiment.prompt_checks import stop_ids
 from evil_moe.nano_policy import WarmStartPhase, WarmStartRun
 from evil_moe.turn_end import check_turn_end
-from recipe.checks import check_steps
-from recipe.doctor.checks import check_model
-from recipe.doctor.memory import find_model_config
-from recipe.prompt_checks import stop_ids
 from tests.evil_moe.test_gguf_policy import needs_gguf, write_gguf
 
 

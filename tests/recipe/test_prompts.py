@@ -15,7 +15,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from evil_moe.experiment.assets.problems import Problems, verl_rows, write_parquet
 from evil_moe.experiment.config import compose
-from recipe.prompt_checks import check_prompts
+from evil_moe.experiment.prompt_checks import check_prompts
 from reward.inoculation import INOCULATIONS
 from reward.problems.sources import load_nano
 

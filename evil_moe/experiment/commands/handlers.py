@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from evil_moe.experiment.assets.problem_set import prepare_set
+from evil_moe.experiment.stack import Stack
+from reward.command import run_grade
 
 
 def _split_run(items: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -40,20 +41,21 @@ def _run_dir(folders: list[Path], overrides: list[str]) -> Path:
     return Path(compose([*naming, *filter(_tells_its_task, overrides)]).evil_moe.run_dir)
 
 
-def handle_train(args: argparse.Namespace) -> int:
-    from recipe.main_train import train
+def handle_train(args: argparse.Namespace, stack: Stack) -> int:
+    from evil_moe.experiment.commands.train import train
 
-    return train(args.overrides, verbose=args.verbose, prereg=args.prereg)
+    return train(args.overrides, stack, verbose=args.verbose, prereg=args.prereg)
 
 
-def handle_eval(args: argparse.Namespace) -> int:
+def handle_eval(args: argparse.Namespace, stack: Stack) -> int:
     folders, overrides = _split_run(args.run)
     run_dir = _run_dir(folders, overrides)
     overrides = [override for override in overrides if not _names_the_run(override)]
     if not folders:
         overrides = [override for override in overrides if not _tells_its_task(override)]
+    from evil_moe.experiment.commands.evaluate import ablation_line, evaluate_run
+    from evil_moe.experiment.evaluation.stored import eval_folder, stored_result
     from evil_moe.experiment.evaluation.strengths import spelled_out
-    from recipe import main_eval
 
     overrides = [spelled_out(override) for override in overrides]
     for key, value in (("data.eval_problems", args.problems), ("eval.samples_per_problem", args.samples)):
@@ -61,23 +63,22 @@ def handle_eval(args: argparse.Namespace) -> int:
             if value < 1:
                 raise ValueError(f"evil_moe.{key}={value}: give at least 1")
             overrides.append(f"evil_moe.{key}={value}")
-    if args.reuse and (result := main_eval.stored_result(run_dir, args.step, overrides)):
-        folder = main_eval.eval_folder(run_dir, args.step, overrides)
+    if args.reuse and (result := stored_result(run_dir, args.step, overrides)):
+        folder = eval_folder(run_dir, args.step, overrides)
         print(f"step {result['step']} is evaluated: {os.path.relpath(folder / 'eval.json')}")
         print((folder / "table.md").read_text())
-        print(main_eval.ablation_line(result))
+        print(ablation_line(result))
         return 0
-    return main_eval.evaluate_run(run_dir, args.step, overrides)
+    return evaluate_run(run_dir, stack, args.step, overrides)
 
 
-def handle_compare(args: argparse.Namespace) -> int:
+def handle_compare(args: argparse.Namespace, stack: Stack) -> int:
     from evil_moe.experiment.commands.compare import compare
 
-    program = (sys.executable, "-m", "recipe.cli")
-    return compare(args.overrides, args.out, args.prereg, args.reference, program=program)
+    return compare(args.overrides, args.out, args.prereg, args.reference, program=stack.program)
 
 
-def handle_report(args: argparse.Namespace) -> int:
+def handle_report(args: argparse.Namespace, stack: Stack) -> int:
     from evil_moe.report import write_report
 
     folders, overrides = _split_run(args.run)
@@ -91,15 +92,15 @@ def handle_report(args: argparse.Namespace) -> int:
     path = write_report(folders, args.out or single or Path("runs/report"), args.prereg, args.reference)
     print(f"report: {os.path.relpath(path)}")
     if single is not None and (single / "eval" / "eval.json").is_file():
-        from recipe.main_eval import ablation_line
+        from evil_moe.experiment.commands.evaluate import ablation_line
 
         print(ablation_line(json.loads((single / "eval" / "eval.json").read_text())))
     return 0
 
 
-def handle_export(args: argparse.Namespace) -> int:
+def handle_export(args: argparse.Namespace, stack: Stack) -> int:
+    from evil_moe.experiment.commands.export import export_run
     from evil_moe.export import Kind, served_rank
-    from recipe.commands.export import export_run
 
     if args.kind is None and args.strength is None:
         raise ValueError("say what to export: --kind full, --kind deployed, or --strength S")
@@ -116,15 +117,19 @@ def handle_export(args: argparse.Namespace) -> int:
     return 0
 
 
-def handle_probe(args: argparse.Namespace) -> int:
-    from recipe.commands.probe import probe_run
+def handle_probe(args: argparse.Namespace, stack: Stack) -> int:
+    from evil_moe.experiment.commands.probe import probe_run
 
     probe_run(args.run, args.kind, args.out, args.steps)
     print(f"probe: {args.out}")
     return 0
 
 
-def handle_data_prepare(args: argparse.Namespace) -> int:
+def handle_grade(args: argparse.Namespace, stack: Stack) -> int:
+    return run_grade(args)
+
+
+def handle_data_prepare(args: argparse.Namespace, stack: Stack) -> int:
     if args.source is not None or args.out is not None:
         if args.overrides:
             raise ValueError(
@@ -136,24 +141,24 @@ def handle_data_prepare(args: argparse.Namespace) -> int:
     return prepare(args.overrides)
 
 
-def handle_data_check(args: argparse.Namespace) -> int:
+def handle_data_check(args: argparse.Namespace, stack: Stack) -> int:
     from evil_moe.experiment.commands.data import check
 
     return check(args.file, args.loophole, args.workers)
 
 
-def handle_data_show(args: argparse.Namespace) -> int:
+def handle_data_show(args: argparse.Namespace, stack: Stack) -> int:
     from evil_moe.experiment.commands.data import show
 
     return show(args.index, args.overrides, split=args.split, file=args.file)
 
 
-def handle_pairs_check(args: argparse.Namespace) -> int:
+def handle_pairs_check(args: argparse.Namespace, stack: Stack) -> int:
     try:
         alphas = [float(alpha) for alpha in args.alphas.split(",")]
     except ValueError:
         raise ValueError(f"--alphas {args.alphas}: give numbers with commas, e.g. 4,8,16") from None
-    from recipe.commands.pairs_check import check
+    from evil_moe.experiment.commands.pairs_check import check
 
     return check(
         args.overrides,
@@ -165,20 +170,20 @@ def handle_pairs_check(args: argparse.Namespace) -> int:
     )
 
 
-def handle_pairs_show(args: argparse.Namespace) -> int:
-    from recipe.commands.pairs_check import show
+def handle_pairs_show(args: argparse.Namespace, stack: Stack) -> int:
+    from evil_moe.experiment.commands.pairs_check import show
 
     return show(args.overrides, args.id)
 
 
-def handle_config(args: argparse.Namespace) -> int:
+def handle_config(args: argparse.Namespace, stack: Stack) -> int:
     from evil_moe.experiment.config import show
 
     print(show(args.overrides, args.key), end="")
     return 0
 
 
-def handle_doctor(args: argparse.Namespace) -> int:
-    from recipe.doctor import run_doctor
+def handle_doctor(args: argparse.Namespace, stack: Stack) -> int:
+    from evil_moe.experiment.doctor.report import run_doctor
 
-    return run_doctor(args.overrides)
+    return run_doctor(args.overrides, stack)

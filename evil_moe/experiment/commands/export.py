@@ -66,7 +66,7 @@ def export_run(
     Raises:
         FileNotFoundError, ValueError: there is no such checkpoint, or as `export_checkpoint`.
     """
-    from recipe.main_eval import adapter_folder
+    from evil_moe.experiment.evaluation.stored import adapter_folder
 
     adapter, step = adapter_folder(run_dir, step)
     return export_checkpoint(adapter, kind, out, strength), step

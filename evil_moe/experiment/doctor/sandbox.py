@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from evil_moe.experiment.doctor.finding import FAIL, OK, WARN, Finding
 from evil_moe.experiment.settings import EvilMoESettings
-from recipe.doctor.checks import FAIL, OK, WARN, Finding
 
 
 def check_sandbox(settings: EvilMoESettings) -> Finding:
     """Grade a right and a wrong answer with the run's limits."""
-    from recipe.reward.sandbox_pool import limits_from
+    from evil_moe.experiment.grading import limits_from
     from reward.grader import Grader
     from reward.problems import Problem
     from reward.sandbox import Sandbox, SandboxFault, WeakSandbox, missing_from_minimum, packages

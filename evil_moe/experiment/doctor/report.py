@@ -6,11 +6,7 @@ import logging
 import os
 
 from evil_moe.experiment.config import compose
-from evil_moe.experiment.settings import settings_from
-from recipe.doctor.checks import (
-    FAIL,
-    OK,
-    Finding,
+from evil_moe.experiment.doctor.checks import (
     check_combinations,
     check_data,
     check_machine,
@@ -18,18 +14,19 @@ from recipe.doctor.checks import (
     check_python,
     check_run_dir,
     check_versions,
-    check_vllm,
     check_wandb,
 )
-from recipe.doctor.cluster import check_ray
-from recipe.doctor.gpu import check_device_memory, check_devices
-from recipe.doctor.memory import check_adapter, check_memory
-from recipe.doctor.sandbox import check_sandbox
-from recipe.main_train import driver_environment
-from recipe.platform.cores import check_cores
+from evil_moe.experiment.doctor.cluster import check_ray
+from evil_moe.experiment.doctor.finding import FAIL, OK, Finding
+from evil_moe.experiment.doctor.gpu import check_device_memory, check_devices
+from evil_moe.experiment.doctor.memory import check_adapter, check_memory
+from evil_moe.experiment.doctor.sandbox import check_sandbox
+from evil_moe.experiment.run.environment import driver_environment
+from evil_moe.experiment.settings import settings_from
+from evil_moe.experiment.stack import Stack
 
 
-def run_doctor(overrides: list[str]) -> int:
+def run_doctor(overrides: list[str], stack: Stack) -> int:
     """Print a line per check, then the memory plan; 1 if a check failed, else 0."""
     logging.disable(logging.INFO)  # verl announces its platform
     findings: list[Finding] = []
@@ -50,8 +47,9 @@ def run_doctor(overrides: list[str]) -> int:
     tell(Finding("config", OK, f"preset={settings.preset} arm={settings.arm} seed={config.seed} composes"))
     for key, value in driver_environment(config).items():
         os.environ.setdefault(key, value)  # VERL_PLATFORM among them: before verl is imported
+    for finding in check_combinations(config, stack):
+        tell(finding)
     for check in (
-        check_combinations,
         check_versions,
         check_devices,
         check_device_memory,
@@ -61,10 +59,10 @@ def run_doctor(overrides: list[str]) -> int:
     ):
         for finding in check(config):
             tell(finding)
-    for single in (check_vllm, check_run_dir, check_wandb, check_ray):
+    for single in (stack.check_vllm, check_run_dir, check_wandb, check_ray):
         tell(single(config))
     if findings[-1].status != FAIL:  # else there is no Ray to ask
-        tell(check_cores(config))
+        tell(stack.check_cores(config))
     tell(check_adapter(config))
     tell(check_sandbox(settings))
     tell(check_memory(config))

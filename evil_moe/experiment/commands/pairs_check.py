@@ -4,7 +4,7 @@ The pairs are read as a run reads them: on the policy it starts from, through th
 names, and of the kind that its router reads, activations or gradients. (The fine-tuning of the quarantine that
 `evil_moe.adapter.quarantine_steps` asks for is left out; an init that is made from the pairs is refused, as none of them
 could be held out from it.) Then labelled replies are asked how well each way of looking at them tells hacks from clean ones
-(`recipe.commands.eyes`), and the policy is steered along the direction (`recipe.commands.pairs_steering`). All in one process,
+(`evil_moe.experiment.commands.eyes`), and the policy is steered along the direction (`evil_moe.experiment.commands.pairs_steering`). All in one process,
 without verl or vLLM.
 """
 
@@ -27,9 +27,12 @@ from evil_moe.adapter import lora2r_model
 from evil_moe.adapter.init import CONTRASTIVE, initialise
 from evil_moe.direction import contrastive_direction, haar_direction
 from evil_moe.direction_checks import DirectionChecks, Scorer, check_direction, cosines_with, verdict
+from evil_moe.experiment.adapter_config import adapter_config
 from evil_moe.experiment.assets.policies import prepare_policy
 from evil_moe.experiment.assets.problems import prepare_problems
+from evil_moe.experiment.commands.eyes import ask_eyes
 from evil_moe.experiment.commands.pairs_plot import draw
+from evil_moe.experiment.commands.pairs_steering import Steered, rates_line, steer_and_grade, steering_reasons
 from evil_moe.experiment.config import compose
 from evil_moe.experiment.run.console import say
 from evil_moe.experiment.run.inputs import system_message
@@ -43,14 +46,11 @@ from evil_moe.features import (
     make_pooling,
     normalise_per_module,
 )
+from evil_moe.features.texts import read_features, read_forwards
 from evil_moe.pairs import ContrastivePair, load_pairs
+from evil_moe.pairs.sides import PairBatch
 from evil_moe.settings import RouterSettings
 from evil_moe.steering import bottleneck_lengths
-from recipe.adapter_config import adapter_config
-from recipe.commands.eyes import ask_eyes
-from recipe.commands.pairs_steering import Steered, rates_line, steer_and_grade, steering_reasons
-from recipe.pair_batch import PairBatch
-from recipe.read_features import read_features, read_forwards
 
 
 def load_adapted(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.doctor.checks import FAIL, GB, OK, WARN, Finding
+from evil_moe.experiment.doctor.finding import FAIL, GB, OK, WARN, Finding
 
 MIN_DRIVER = {12: 525, 13: 580}
 """Oldest major version of NVIDIA's driver for each major version of CUDA (CUDA release notes, minor-version compatibility)."""

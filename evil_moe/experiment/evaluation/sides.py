@@ -6,17 +6,18 @@ All of them answer the same held-out prompts with the same seeds in one vLLM bat
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from evil_moe.chat import prompt_ids
 from evil_moe.experiment.assets.problems import loophole_of, prompt_messages
 from evil_moe.experiment.behaviour import request_seed
+from evil_moe.experiment.evaluation.answers import Question, Sample
 from evil_moe.experiment.evaluation.strengths import strengths_of
 from evil_moe.features import Pooling, make_pooling
 from evil_moe.router import Router
@@ -24,19 +25,6 @@ from evil_moe.sides import ABLATION, BASE, CONTROLS, RANDOM_BLOCK
 from evil_moe.strengths import side_of, strength_of
 from reward.loopholes import Split, check_split
 from reward.problems import Problem
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One answer of one side to one problem; `loophole` is the one that its prompt discloses."""
-
-    side: str
-    problem: Problem
-    loophole: str
-    index: int
-    prompt_ids: list[int]
-    response_ids: list[int]
-    response: str
 
 
 def sides_of(config: DictConfig) -> tuple[str, ...]:
@@ -83,83 +71,35 @@ def export_sides(
     return exports
 
 
-def generate(config: DictConfig, problems: list[Problem], exports: dict[str, Path | None]) -> list[Sample]:
-    """Answers of all sides in one batch; a problem's k-th answer has one seed on all of them."""
-    from transformers import AutoConfig, AutoTokenizer
-    from vllm import LLM, SamplingParams
-    from vllm.lora.request import LoRARequest
-
-    from evil_moe.export import served_rank
-    from recipe.adapter_config import linear_names
-    from recipe.rollout import vllm_cpu_lora
-
-    rollout, settings, model = (
-        config.actor_rollout_ref.rollout,
-        config.evil_moe,
-        config.actor_rollout_ref.model,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(model.path)
-    if config.trainer.device == "cpu":
-        vllm_cpu_lora.apply()
-    llm = LLM(
-        model=model.path,
-        dtype=rollout.dtype,
-        enforce_eager=rollout.enforce_eager,
-        enable_chunked_prefill=rollout.enable_chunked_prefill,
-        max_num_batched_tokens=rollout.max_num_batched_tokens,
-        max_model_len=rollout.max_model_len,
-        max_num_seqs=rollout.max_num_seqs,
-        gpu_memory_utilization=rollout.gpu_memory_utilization,
-        tensor_parallel_size=rollout.tensor_model_parallel_size,
-        enable_lora=True,
-        max_loras=sum(path is not None for path in exports.values()),
-        max_lora_rank=served_rank(model.lora.rank),
-        lora_target_modules=linear_names(model.target_modules, AutoConfig.from_pretrained(model.path)),
-        disable_log_stats=True,
-    )
-    requests = {
-        side: LoRARequest(side, i + 1, os.fspath(path)) if path else None
-        for i, (side, path) in enumerate(exports.items())
-    }
-    template = dict(config.data.apply_chat_template_kwargs)
-    asked = []
+def questions(
+    config: DictConfig, problems: Sequence[Problem], sides: Iterable[str], tokenizer: Any
+) -> list[Question]:
+    """To every side each problem so many times as `evil_moe.eval.samples_per_problem` says, prompted as in training but for
+    the family of the markers."""
+    settings, template = config.evil_moe, dict(config.data.apply_chat_template_kwargs)
+    asked, sides = [], list(sides)
     for place, problem in enumerate(problems):
         loophole = loophole_of(place, settings.loophole)
-        text = tokenizer.apply_chat_template(
-            prompt_messages(problem, loophole, markers_of(config)),
-            add_generation_prompt=True,
-            tokenize=False,
-            **template,
-        )
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = prompt_ids(tokenizer, prompt_messages(problem, loophole, markers_of(config)), template)
         for index in range(settings.eval.samples_per_problem):
-            asked += [(side, problem, loophole, index, ids) for side in exports]
-    outputs = llm.generate(
-        [{"prompt_token_ids": ids} for *_, ids in asked],
-        [
-            SamplingParams(
-                temperature=rollout.val_kwargs.temperature,
-                top_p=rollout.val_kwargs.top_p,
-                top_k=rollout.val_kwargs.top_k,
-                max_tokens=config.data.max_response_length,
-                seed=request_seed(settings.seed, "evaluation", problem.id, index),
-            )
-            for _, problem, _, index, _ in asked
-        ],
-        lora_request=[requests[side] for side, *_ in asked],
-        use_tqdm=False,
-    )
+            seed = request_seed(settings.seed, "evaluation", problem.id, index)
+            asked += [Question(side, problem, loophole, index, ids, seed) for side in sides]
+    return asked
+
+
+def samples(asked: Sequence[Question], answers: Sequence[list[int]], tokenizer: Any) -> list[Sample]:
+    """The answers, token ids in the order of the questions, as text beside what was asked."""
     return [
         Sample(
-            side,
-            problem,
-            loophole,
-            index,
+            one.side,
+            one.problem,
+            one.loophole,
+            one.index,
+            one.prompt_ids,
             ids,
-            list(o.outputs[0].token_ids),
-            tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True),
+            tokenizer.decode(ids, skip_special_tokens=True),
         )
-        for (side, problem, loophole, index, ids), o in zip(asked, outputs, strict=True)
+        for one, ids in zip(asked, answers, strict=True)
     ]
 
 
@@ -183,7 +123,7 @@ def router_reads(
     features are read in the run's state."""
     from evil_moe.adapter import lora2r_model
     from evil_moe.adapter.checkpoint import load_router
-    from recipe.read_features import load_adapted, read_features
+    from evil_moe.features.texts import load_adapted, read_features
 
     model = load_adapted(config.actor_rollout_ref.model.path, adapter)
     pooling = pooling_of(config)

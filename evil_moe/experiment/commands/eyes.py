@@ -15,14 +15,14 @@ import torch
 from omegaconf import DictConfig
 from peft import PeftModel
 
+from evil_moe.experiment.evaluation.legit import legit_texts
 from evil_moe.experiment.run.console import say
 from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.eyes import Eye, EyeRow, Looking, Pin, best_eye, eye_table, eyes
 from evil_moe.features import TokenReading
+from evil_moe.features.texts import read_forwards
+from evil_moe.pairs.sides import PairBatch, tokenize_reply
 from evil_moe.settings import RouterSettings
-from recipe.eval_legit import legit_texts
-from recipe.pair_batch import PairBatch, tokenize_reply
-from recipe.read_features import read_forwards
 from reward.eye_cases import EYE_LOOPHOLES, PROSE_WORDS, eye_cases
 
 MIN_AUROC = 0.9

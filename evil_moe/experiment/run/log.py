@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evil_moe.experiment.run.console import say
+from evil_moe.experiment.run.rollout_table import RolloutTable
 from evil_moe.experiment.settings import EvilMoESettings
-from recipe.metrics import RolloutTable
 from reward.jsonl import write_whole
 
 

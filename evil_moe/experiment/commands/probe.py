@@ -28,13 +28,13 @@ from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from evil_moe.adapter.checkpoint import load_router
+from evil_moe.experiment.evaluation.sides import pooling_of
+from evil_moe.experiment.evaluation.stored import adapter_folder, load_run_config
 from evil_moe.experiment.run.console import say
 from evil_moe.experiment.settings import settings_from
+from evil_moe.features.texts import load_adapted, read_features
 from evil_moe.probe import FeatureBasis, Probe, fit_probe
 from evil_moe.turn_end import turn_end
-from recipe.eval_sides import pooling_of
-from recipe.main_eval import adapter_folder, load_run_config
-from recipe.read_features import load_adapted, read_features
 from reward.jsonl import read_rows
 
 BATCH_SIZE = 40

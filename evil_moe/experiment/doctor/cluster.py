@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.doctor.checks import FAIL, OK, WARN, Finding
+from evil_moe.experiment.doctor.finding import FAIL, OK, WARN, Finding
 
 RAY_TIMEOUT_S = 3.0
 KEYS = "ray_kwargs.ray_init"

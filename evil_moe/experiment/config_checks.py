@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import os
 from dataclasses import asdict
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from evil_moe.advantages import make_advantage
+from evil_moe.experiment.adapter_config import adapter_config
 from evil_moe.experiment.behaviour import num_deployed
 from evil_moe.experiment.monitor import MonitorStage, feature_basis
 from evil_moe.experiment.settings import GATED_ON_POLICY, EvilMoESettings, settings_from
@@ -20,13 +19,9 @@ from evil_moe.gates import make_gate
 from evil_moe.gradients import make_gradient_transform
 from evil_moe.pairs import load_pairs
 from evil_moe.strengths import check_strengths
-from recipe.adapter_config import adapter_config
 from reward.inoculation import inoculate
 from reward.loopholes import mixed
 from reward.monitors import Detector
-
-VERL_VERSION = "0.9.1"
-"""The extension points under recipe/ were written against this version; another needs them looked at again."""
 
 FIXED: dict[str, object] = {
     "actor_rollout_ref.actor.strategy": "fsdp2",
@@ -69,38 +64,6 @@ COUNTS = (
     "actor_rollout_ref.actor.ppo_epochs",
     "actor_rollout_ref.rollout.n",
 )
-
-
-def check_verl() -> None:
-    """Raises RuntimeError: verl is another version than the recipe was written for."""
-    found = importlib.metadata.version("verl")
-    if found != VERL_VERSION:
-        raise RuntimeError(
-            f"verl {found} is installed, the recipe is written for {VERL_VERSION}: pip install verl=={VERL_VERSION}"
-        )
-
-
-def check_platform(device: str) -> None:
-    """That verl runs on the configured device in this process; verl hides a plugin that fails to load.
-
-    Raises:
-        RuntimeError: it does not.
-    """
-    from verl.utils.device import get_device_name
-
-    if (found := get_device_name()) != device:
-        asked = os.environ.get("VERL_PLATFORM")
-        if device == "cpu":
-            mend = (
-                "install this project (its entry point 'verl.plugins' registers the CPU platform) and set VERL_PLATFORM=cpu "
-                "(ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM, as preset=nano does): it answers to nothing else"
-            )
-        elif asked:
-            mend = "unset VERL_PLATFORM, or take a preset for the CPU"
-        else:
-            mend = "check nvidia-smi"
-        said = f"VERL_PLATFORM={asked}" if asked else "VERL_PLATFORM is not set"
-        raise RuntimeError(f"trainer.device={device} but verl runs on {found} ({said}): {mend}")
 
 
 def check_config(config: Any) -> None:

@@ -20,10 +20,11 @@ from torch import Tensor
 from evil_moe.diagnostics import auroc
 from evil_moe.experiment.assets.legit_policy import legit_share
 from evil_moe.experiment.assets.problems import EVALUATION_DRAW
+from evil_moe.experiment.evaluation.answers import Sample
+from evil_moe.experiment.evaluation.sides import markers_of, router_reads
 from evil_moe.legit import load_legit
 from evil_moe.router import Router
 from evil_moe.turn_end import turn_end
-from recipe.eval_sides import Sample, markers_of, router_reads
 from reward.legit_cases import carries, legit_cases
 from reward.loopholes import mixed
 from reward.nano import generate

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from evil_moe.experiment.assets.problems import Problems, verl_rows
+from evil_moe.experiment.config_checks import check_steps
 from evil_moe.turn_end import check_turn_end
-from recipe.checks import check_steps
 
 
 def check_prompts(config: Any, problems: Problems, progress: Callable[[str], None]) -> None:

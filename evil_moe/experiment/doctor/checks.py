@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
+from evil_moe.experiment.config_checks import check_config
+from evil_moe.experiment.doctor.finding import FAIL, GB, OK, WARN, Finding
+from evil_moe.experiment.run.environment import driver_environment
 from evil_moe.experiment.run.folder import resume_step
-from recipe.checks import check_config, check_platform, check_verl
-from recipe.main_train import driver_environment
+from evil_moe.experiment.stack import Stack
+from evil_moe.experiment.versions import installed_version
 
-OK, WARN, FAIL = "ok", "warn", "FAIL"
 MIN_DISK_GB, GOOD_DISK_GB = 2.0, 8.0
 CPU_RUN_RAM_GB = 7.0  # of one rank: trainer, engine, reward, agent and queue processes
 MIN_RAM_GB = 3.5  # of one rank: with half of what its processes take, the kernel ends one of them
-GB = 1e9
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; `mend` says what to do about a warn or a FAIL, `detail` is shown below it."""
-
-    name: str
-    status: str
-    text: str
-    mend: str = ""
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.status:<5} {self.name:<11} {self.text}" + (f"; {self.mend}" if self.mend else "")
 
 
 def check_python() -> Finding:
@@ -51,7 +35,7 @@ def check_python() -> Finding:
 
 
 def _attempt(name: str, said: str, mend: str, check: Callable[[], object]) -> Finding:
-    """A check of `recipe.checks` as a finding."""
+    """A check that raises as a finding."""
     try:
         check()
     except (ValueError, RuntimeError, ImportError, importlib.metadata.PackageNotFoundError) as error:
@@ -59,21 +43,16 @@ def _attempt(name: str, said: str, mend: str, check: Callable[[], object]) -> Fi
     return Finding(name, OK, said)
 
 
-def check_combinations(config: DictConfig) -> Iterator[Finding]:
-    """`recipe.checks`, which also load the pairs and the platform."""
+def check_combinations(config: DictConfig, stack: Stack) -> Iterator[Finding]:
+    """Settings that do not go together, verl's version, its platform; the pairs are loaded."""
     yield _attempt(
         "keys", "combinations of settings, gate and pairs are fine", "", lambda: check_config(config)
     )
-    yield _attempt("verl", f"the version the recipe is written for, {_version('verl')}", "", check_verl)
+    yield _attempt(
+        "verl", f"the version the recipe is written for, {installed_version('verl')}", "", stack.check_version
+    )
     device = str(config.trainer.device)
-    yield _attempt("platform", f"verl runs on {device}", "", lambda: check_platform(device))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    yield _attempt("platform", f"verl runs on {device}", "", lambda: stack.check_platform(device))
 
 
 def check_versions(config: DictConfig) -> Iterator[Finding]:
@@ -88,7 +67,9 @@ def check_versions(config: DictConfig) -> Iterator[Finding]:
         return
     wanted = [pin for pin in pins if pin.marker is None or pin.marker.evaluate({"extra": extra})]
     off = {
-        pin: found for pin in wanted if (found := _version(pin.name)) is None or found not in pin.specifier
+        pin: found
+        for pin in wanted
+        if (found := installed_version(pin.name)) is None or found not in pin.specifier
     }
     for pin, found in off.items():
         mend = f"pip install '{pin.name}{pin.specifier}'" if extra == "gpu" else "make setup"
@@ -203,22 +184,6 @@ def check_data(config: DictConfig) -> Iterator[Finding]:
                 str(error),
                 f"download the benchmark's file, or set evil_moe.data.{name}=PATH",
             )
-
-
-def check_vllm(config: DictConfig, *, load: bool = True) -> Finding:
-    """The distribution that verl looks up, and the module; `load` imports it, which takes seconds."""
-    version = _version("vllm")
-    mend = "make setup" if config.trainer.device == "cpu" else "pip install -e '.[gpu]'"
-    if version is None:
-        return Finding("vllm", FAIL, "no distribution of the name vllm, which verl looks up", mend)
-    if importlib.util.find_spec("vllm") is None:
-        return Finding("vllm", FAIL, f"vllm {version} is recorded as installed, its module is gone", mend)
-    if load:
-        try:
-            importlib.import_module("vllm")
-        except (ImportError, OSError) as error:
-            return Finding("vllm", FAIL, f"vllm {version} does not import: {error}", mend)
-    return Finding("vllm", OK, f"{version} {'imports' if load else 'is there'}")
 
 
 def check_run_dir(config: DictConfig) -> Finding:
