@@ -128,8 +128,3 @@ def _explain(error: Exception) -> str:
         if f"'{group}/" in text:
             return f"{text.splitlines()[0]} Choose one of {choices(group)}."
     return text
-
-
-def get(config: Any, key: str) -> Any:
-    """A value by its dotted key; a missing key raises."""
-    return OmegaConf.select(config, key, throw_on_missing=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from evil_moe.chat import prompt_text
 from evil_moe.experiment.assets.problems import Problems, verl_rows
 from evil_moe.experiment.config_checks import check_steps
 from evil_moe.turn_end import check_turn_end
@@ -27,8 +28,7 @@ def check_prompts(config: Any, problems: Problems, progress: Callable[[str], Non
     settings, limit = config.evil_moe, int(config.data.max_prompt_length)
     left = {}
     for name, rows in verl_rows(problems, settings.loophole, settings.prompt.inoculation).items():
-        prompts = [row["prompt"] for row in rows]
-        texts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False, **template)
+        texts = [prompt_text(tokenizer, row["prompt"], template) for row in rows]
         lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
         over = sum(length > limit for length in lengths)
         left[name] = len(lengths) - over

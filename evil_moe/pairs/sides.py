@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evil_moe.chat import prompt_ids, text_ids
 from evil_moe.pairs import ContrastivePair
 from evil_moe.turn_end import turn_end
 
@@ -26,9 +27,8 @@ def tokenize_reply(
     tokenizer: Any, template: dict[str, Any], messages: Sequence[Mapping[str, Any]], reply: str
 ) -> tuple[list[int], list[int]]:
     """Token ids of a prompt (chat template, generation prompt added) and of a reply with the end of its turn: what a rollout has."""
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids, [*tokenizer(reply, add_special_tokens=False)["input_ids"], turn_end(tokenizer, template)]
+    ids = prompt_ids(tokenizer, messages, template)
+    return ids, [*text_ids(tokenizer, reply), turn_end(tokenizer, template)]
 
 
 def own_start(hack: list[int], clean: list[int]) -> int:

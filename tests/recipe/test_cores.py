@@ -9,17 +9,10 @@ import pytest
 import ray
 
 from evil_moe.experiment.config import compose
+from evil_moe.experiment.doctor.cores import STORAGE, CoreDemand, Node, shortage
 from evil_moe.experiment.doctor.finding import FAIL
 from recipe.platform import cores
-from recipe.platform.cores import (
-    STORAGE,
-    CoreDemand,
-    Node,
-    check_cores,
-    core_demand,
-    refuse_few_cores,
-    shortage,
-)
+from recipe.platform.cores import check_cores, core_demand, refuse_few_cores
 
 FILES = ["evil_moe.data.train=t.jsonl", "evil_moe.data.evaluation=e.jsonl"]
 EIGHT = CoreDemand(1, 1, 1, units=8, per_gpu=3, groups=(8,))

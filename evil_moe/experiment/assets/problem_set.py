@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from evil_moe.chat import prompt_ids
 from reward.batch import LIMITS
 from reward.problems import Problem
 from reward.problems.filters import (
@@ -217,10 +218,7 @@ def token_counter(model: str) -> Callable[[Problem], int]:
     tokenizer = AutoTokenizer.from_pretrained(model)
 
     def count(problem: Problem) -> int:
-        encoded = tokenizer.apply_chat_template(
-            list(problem.prompt), add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-        return len(encoded["input_ids"])
+        return len(prompt_ids(tokenizer, problem.prompt, {}))
 
     return count
 

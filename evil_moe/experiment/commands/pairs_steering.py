@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from evil_moe.adapter import lora2r_model
+from evil_moe.chat import prompt_text
 from evil_moe.experiment.assets.problems import loophole_of, prepare_problems, prompt_messages
 from evil_moe.experiment.evaluation.rates import rates
 from evil_moe.experiment.grading import limits_from, terms_from
@@ -71,13 +72,9 @@ def generate(
     """One sampled answer of the base policy to each problem, prompted as in training; the same random numbers for the
     same seed."""
     mix, sampling = config.evil_moe.loophole, config.actor_rollout_ref.rollout
+    template = dict(config.data.apply_chat_template_kwargs)
     texts = [
-        tokenizer.apply_chat_template(
-            prompt_messages(problem, loophole_of(index, mix)),
-            add_generation_prompt=True,
-            tokenize=False,
-            **dict(config.data.apply_chat_template_kwargs),
-        )
+        prompt_text(tokenizer, prompt_messages(problem, loophole_of(index, mix)), template)
         for index, problem in enumerate(problems)
     ]
     answers = []

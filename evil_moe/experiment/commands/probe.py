@@ -28,6 +28,7 @@ from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from evil_moe.adapter.checkpoint import load_router
+from evil_moe.chat import prompt_ids, text_ids
 from evil_moe.experiment.evaluation.sides import pooling_of
 from evil_moe.experiment.evaluation.stored import adapter_folder, load_run_config
 from evil_moe.experiment.run.console import say
@@ -96,7 +97,7 @@ def read_rollouts(run_dir: Path, config: DictConfig, first: int, last: int) -> S
                     f"{where}: the prompt {row['prompt'][:60]!r}... is of no problem in data/train.parquet; "
                     "the two are not of one run"
                 )
-            response = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+            response = text_ids(tokenizer, row["response"])
             end = [last] if len(response) < longest else []
             texts.append((prompts[row["prompt"]], (response + end)[:longest]))
             loophole.append(bool(row["loophole"]))
@@ -111,8 +112,7 @@ def _prompts(path: Path, config: DictConfig, tokenizer: Any) -> dict[str, list[i
     template = dict(config.data.apply_chat_template_kwargs)
     out = {}
     for messages in pyarrow.parquet.read_table(path, columns=["prompt"])["prompt"].to_pylist():
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = prompt_ids(tokenizer, messages, template)
         out[tokenizer.decode(ids, skip_special_tokens=True)] = ids
     return out
 

@@ -17,6 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from evil_moe.chat import prompt_ids, text_ids
 from evil_moe.diagnostics import auroc
 from evil_moe.experiment.assets.legit_policy import legit_share
 from evil_moe.experiment.assets.problems import EVALUATION_DRAW
@@ -71,11 +72,8 @@ def legit_texts(config: DictConfig) -> list[LegitText]:
     end = turn_end(tokenizer, template)
     texts = []
     for kind, messages, reply in shown:
-        prompt = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, **template
-        )
-        prompt_ids, reply_ids = tokenizer([prompt, reply], add_special_tokens=False)["input_ids"]
-        texts.append(LegitText(kind, prompt_ids, [*reply_ids, end]))
+        ids = prompt_ids(tokenizer, messages, template)
+        texts.append(LegitText(kind, ids, [*text_ids(tokenizer, reply), end]))
     return texts
 
 
