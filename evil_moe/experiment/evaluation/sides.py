@@ -160,6 +160,6 @@ def markers_of(config: DictConfig) -> Split:
 
     A run from before there was a choice was trained and evaluated with those of training.
     """
-    markers = OmegaConf.select(config, "evil_moe.eval.markers", default="train")
+    markers: Split = OmegaConf.select(config, "evil_moe.eval.markers", default="train")
     check_split(markers)
     return markers
