@@ -124,7 +124,7 @@ class Looking:
         """What becomes of the router where the pin alone moves it; as in a run, each step reads the pairs anew."""
         router = copy.deepcopy(router)
         sides = [self._features(eye, router, side) for side in (hack, clean)]
-        router.calibrate_on_pairs(*sides, router.direction.detach(), gain=pin.gain)
+        router.calibrate_on_pairs(sides[0], sides[1], router.direction.detach(), gain=pin.gain)
         optimizer = torch.optim.Adam(router.parameters(), lr=pin.lr)
         for _ in range(pin.steps):
             if eye.pooling == "window":

@@ -15,7 +15,7 @@ import yaml
 
 import reward.nano
 from evil_moe.experiment.assets.problems import prepare_problems
-from evil_moe.experiment.commands import handlers
+from evil_moe.experiment.commands import arguments, handlers
 from evil_moe.experiment.commands.arguments import TRACEBACK_VARIABLE
 from evil_moe.experiment.config import compose
 from evil_moe.experiment.config_checks import check_config, check_steps
@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_used_is_one_line_whoever_opened_it(
     monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
     argv = ["pairs", "show", f"evil_moe.pairs.paths=[{problems}/x.yaml]"]
     assert cli.main(argv) == cli.USER_ERROR and capsys.readouterr().err.count("\n") == 1
-    monkeypatch.setattr(handlers, "handle_doctor", lambda args: (problems / "x").mkdir())
+    monkeypatch.setattr(handlers, "handle_doctor", lambda *args: (problems / "x").mkdir())
     assert cli.main(["doctor"]) == cli.USER_ERROR
     assert capsys.readouterr().err == f"evil-moe: error: {problems}/x: Not a directory; name another path\n"
     full = OSError(errno.ENOSPC, "No space left on device", "/disk/file")
@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_used_is_one_line_whoever_opened_it(
 
 
 def test_the_examples_of_the_help_work():
-    examples = re.findall(r"[a-z_]+\.[a-z_.]+=[\d.]+", cli.OVERRIDES)
+    examples = re.findall(r"[a-z_]+\.[a-z_.]+=[\d.]+", arguments.OVERRIDES)
     assert len(examples) == 2
     config = compose(examples)
     check_config(config)
@@ -113,7 +113,7 @@ def test_the_examples_of_the_help_work():
 def test_overrides_may_stand_on_both_sides_of_an_option(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["config", "arm=frozen", "--key", "evil_moe.arm", "seed=3"]) == 0
     assert capsys.readouterr().out.strip() == "frozen"
-    args = cli._parsed(["compare", "preset=nano", "--reference", "router", "arms=[router]", "seeds=[0]"])
+    args = arguments.parsed(["compare", "preset=nano", "--reference", "router", "arms=[router]", "seeds=[0]"])
     assert args.overrides == ["preset=nano", "arms=[router]", "seeds=[0]"]
     for wrong in (["config", "seed=3", "--kee", "x"], ["export", "runs/a", "--out", "b", "runs/b"]):
         with pytest.raises(SystemExit):
