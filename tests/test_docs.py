@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -15,6 +16,8 @@ import yaml
 
 from evil_moe.advantages import RolloutBatch, make_advantage
 from evil_moe.experiment.config import compose
+from evil_moe.features import POOLINGS
+from evil_moe.gates import GATES
 from tests.conftest import ROOT
 from tests.evil_moe.test_report import make_run
 
@@ -76,6 +79,18 @@ def test_every_key_of_the_config_has_a_meaning():
     assert [row for row in rows if row.rstrip("| ").endswith("`")] == [], (
         "say it in the docstring of the settings class"
     )
+
+
+def test_the_config_page_has_every_plug_with_its_options():
+    text = (ROOT / "docs/config.md").read_text()
+    for path, plugs in (("gate", GATES), ("router.pooling", POOLINGS)):
+        section = text.partition(f"## evil_moe.{path}\n")[2].partition("\n## ")[0]
+        rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", section, re.M))
+        assert list(rows) == list(plugs)
+        for name, plug in plugs.items():
+            options = re.findall(r"(?:^|<br>)`(\w+)", rows[name])
+            taken = [key for key in inspect.signature(plug).parameters if key not in ("args", "kwargs")]
+            assert options == taken, name
 
 
 def test_the_front_page_is_short_and_names_commands_that_are_there():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
+from plugs import plugs
 
 from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.report.markdown import table
@@ -62,12 +63,8 @@ def shared(settings: type) -> bool:
 
 def plug(path: str, default: Any) -> list[str]:
     """A stop's plug: its name and the arguments of its class."""
-    return [
-        f"## {path}",
-        "",
-        f"A plug: `name` (default `{shown(default.name)}`) and `options`, the arguments of its class.",
-        "",
-    ]
+    name = f"A plug: `name` (default `{shown(default.name)}`) and `options`, the arguments of its class."
+    return [f"## {path}", "", name, "", *plugs(path)]
 
 
 def open_node(path: str, keys: list[tuple[str, str, str]]) -> list[str]:
