@@ -110,7 +110,7 @@ def cosine(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
     return (x @ y).item() / norms if norms > 0 else math.nan
 
 
-def drift(direction: Float[Tensor, "M r"], reference: Float[Tensor, "M r"]) -> float:
+def drift(direction: Float[Tensor, "*shape"], reference: Float[Tensor, "*shape"]) -> float:
     """How far `v` has turned from where it started: `1 - cosine`, so 0 at the start, 1 at a right angle."""
     return 1.0 - cosine(direction, reference)
 

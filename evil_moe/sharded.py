@@ -6,16 +6,44 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 # Private: FSDP2 offers no public way to ask where a shard begins. Replace it once torch has one.
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import Partial
 
 
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor, on every rank; a collective. A plain tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def at_rest(model: nn.Module) -> None:
+    """Parameters as the optimizer knows them: a forward without a backward leaves those of FSDP2's root gathered."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
+def whole_of_shares(parameter: Tensor, ranks: int) -> Tensor:
+    """The whole of a parameter for losses of single ranks, which FSDP averages; a collective, in the backward as well.
+
+    Each of the ranks has a part of the sum that its gradient is.
+    """
+    if not isinstance(parameter, DTensor):
+        return parameter
+    value = parameter.full_tensor(grad_placements=[Partial()] * parameter.device_mesh.ndim)
+    if value.requires_grad:
+        value.register_hook(lambda grad: grad / ranks)
+    return value
+
+
+def whole_alike(parameter: Tensor) -> Tensor:
+    """The whole of a parameter for a loss that all ranks compute alike: their gradient is already the whole one; a collective."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    return parameter.full_tensor(grad_placements=[Replicate()] * parameter.device_mesh.ndim)
 
 
 def place_like(tensor: Tensor, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@
 # Seen (2026-11-27, Python 3.11, torch 2.13.0, transformers 5.10.4):
 #   verl 0.9.1, model_dtype bfloat16: inv_freq torch.bfloat16; transformers' own from_pretrained: torch.float32
 #   largest error of a frequency 0.37 %, of a phase at position 1,000 1.15 rad (theta 1e6, head dim 128)
-# Exits 1 if that has changed, which is when `restore_constants_` in recipe/engine.py can go.
+# Exits 1 if that has changed, which is when `restore_constants_` in recipe/actor/engine.py can go.
 set -euo pipefail
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT

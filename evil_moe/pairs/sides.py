@@ -1,4 +1,4 @@
-"""The contrastive pairs as a batch for the engine, each rank with its share of the sides."""
+"""The sides of the contrastive pairs as token ids, each rank with its share of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def own_start(hack: list[int], clean: list[int]) -> int:
     return max(0, min(same, len(hack) - 2))
 
 
-class PairBatch:
+class PairSides:
     """All sides, hack sides first, prompts behind the message `system` through the chat template with `template` as its
     arguments; rank i of n takes sides i, i + n, ...
 
@@ -55,8 +55,8 @@ class PairBatch:
         pairs: list[ContrastivePair],
         tokenizer: Any,
         template: dict[str, Any],
-        rank: int,
-        size: int,
+        rank: int = 0,
+        size: int = 1,
         system: str = "",
     ):
         if size > 2 * len(pairs):

@@ -27,6 +27,10 @@ CONCEPT = "concept"
 """Concept score of a rollout, `[B, 1]`, for the advantage transforms that ask for one."""
 FLAG = "flag"
 """A detector's verdict, `[B, 1]`: for gates with `needs_flag` alone, and in no other arm's batch."""
+IN_STEP = "in_step"
+"""What the gate found of a rollout over its step; made within the actor, and in no batch that comes to it."""
+GATE_STATE = "gate_state"
+"""Of a whole batch: "read" (what inference does unless told otherwise) or "gated" (what training does)."""
 
 _TOKENS = ("input_ids", "position_ids", "prompts", "responses", "response_mask", "loss_mask")
 LOG_PROB_FIELDS = (*_TOKENS, QUARANTINE_ON, "rollout_log_probs")

@@ -1,21 +1,14 @@
-"""verl's batches and DTensors as plain tensors: whole, dense, gathered over ranks, and where sequences lie."""
+"""verl's batches as plain tensors: dense, scaled, and where sequences lie."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from tensordict import TensorDict
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from evil_moe.adapter import SequenceLayout
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The whole of a sharded tensor, on every rank; a collective. A plain tensor as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def dense(tensor: Tensor) -> Tensor:
@@ -27,19 +20,6 @@ def scaled_rows(mask: Tensor, scale: Tensor) -> Tensor:
     """A jagged mask with every row times the row's entry of `scale: [B]`."""
     rows = [row * factor for row, factor in zip(mask.unbind(), scale.to(mask.device), strict=True)]
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
-
-
-def gather_rows(tensor: Tensor, group: Any) -> Tensor:
-    """Rows of all ranks, in rank order; ranks may hold different numbers of rows."""
-    size = dist.get_world_size(group)
-    counts = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(size)]
-    dist.all_gather(counts, torch.tensor([len(tensor)], device=tensor.device), group=group)
-    most = max(int(count) for count in counts)
-    padded = tensor.new_zeros(most, *tensor.shape[1:])
-    padded[: len(tensor)] = tensor
-    parts = [torch.empty_like(padded) for _ in range(size)]
-    dist.all_gather(parts, padded, group=group)
-    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
 def sequence_layout(micro_batch: TensorDict, inputs: dict[str, Any]) -> SequenceLayout:

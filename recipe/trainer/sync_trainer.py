@@ -29,6 +29,7 @@ from recipe.actor.fields import (
     CONCEPT,
     FEATURES,
     FLAG,
+    GATE_STATE,
     GATED_LOG_PROB_FIELDS,
     LOG_PROB_FIELDS,
     PAID,
@@ -40,8 +41,7 @@ from recipe.actor.fields import (
     with_flag,
 )
 from recipe.actor.tensors import scaled_rows
-from recipe.actor_worker import EvilMoEActorRolloutRefWorker
-from recipe.engine import GATE_STATE
+from recipe.actor.worker import EvilMoEActorRolloutRefWorker
 from recipe.rollout import server
 from recipe.trainer.rollout_queue import column, extra_fields, put_column, read_rollouts
 from reward.monitors import Detector

@@ -22,7 +22,8 @@ from verl.utils import tensordict_utils as tu
 from evil_moe.direction import block_directions, contrastive_direction
 from evil_moe.experiment.config import compose
 from evil_moe.gates import gate_class
-from recipe.actor.tensors import dense, whole
+from evil_moe.sharded import whole
+from recipe.actor.tensors import dense
 from tests.recipe.engine_on_ranks import NUM_ROLLOUTS, build_engine, loss_fn, make_batch
 from tests.recipe.plugs_on_device import run_plugs
 
@@ -50,7 +51,7 @@ def settings_of(arm: str) -> dict[str, Any]:
 def adapter_blocks(engine: Any) -> dict[str, Tensor]:
     """Whole tensors of both blocks, flat."""
     deployed, quarantine = [], []
-    for layer in engine.tuner.lora2r_layers():
+    for layer in engine.step.tuner.lora2r_layers():
         d_a, d_b = (whole(layer.lora_2r_dA["default"]), whole(layer.lora_2r_dB["default"]))
         deployed += [d_a[:4].flatten(), d_b[:, :4].flatten()]
         quarantine += [d_a[4:].flatten(), d_b[:, 4:].flatten()]
@@ -60,8 +61,8 @@ def adapter_blocks(engine: Any) -> dict[str, Tensor]:
 @torch.no_grad()
 def of_the_pairs(engine: Any) -> Tensor:
     """The direction that the pairs give on the policy as it is, `[M, K, r]`."""
-    hack, clean = engine.pairs.seed_features()
-    direction = contrastive_direction(engine.router.prepare(hack), engine.router.prepare(clean))
+    hack, clean = engine.step.pairs.seed_features()
+    direction = contrastive_direction(engine.step.router.prepare(hack), engine.step.router.prepare(clean))
     settings = engine.settings
     return block_directions(direction, settings.adapter.num_quarantine, settings.seed)
 
@@ -95,11 +96,11 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
 
     engine = build_engine(model_path, settings, tokens=80 if variant == "parts" else None)
     if variant == "parts":
-        assert engine.pairs.batch.parts(80) > 1
+        assert engine.step.pairs.sides.parts(80) > 1
     needs_flag = gate_class(settings["gate"]["name"]).needs_flag
     flag = (torch.arange(NUM_ROLLOUTS) % 3 == 0).float().unsqueeze(1)[rows]
     start = adapter_blocks(engine)
-    first_direction = whole(engine.router.direction).detach().clone()
+    first_direction = whole(engine.step.router.direction).detach().clone()
     report: dict[str, Any] = {"needs_flag": needs_flag, "flag": flag.flatten().tolist()}
     report["first_direction"] = first_direction.flatten().tolist()
 
@@ -109,8 +110,10 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
             batch["flag"] = flag
         with engine.eval_mode():
             read = engine.infer_batch(batch, loss_function=None)["model_output"]
-            report["off_the_pairs"] = (whole(engine.router.direction) - of_the_pairs(engine)).norm().item()
-        threshold = engine.router.rollout_threshold.mean().item()
+            report["off_the_pairs"] = (
+                (whole(engine.step.router.direction) - of_the_pairs(engine)).norm().item()
+            )
+        threshold = engine.step.router.rollout_threshold.mean().item()
         batch = rollouts()
         batch["features"] = read["features"]
         if needs_flag:
@@ -141,9 +144,9 @@ def run_arm(name: str, model_path: str, rows: slice) -> dict[str, Any]:
     for block, before in start.items():
         report[f"moved_{block}"] = (end[block] - before).norm().item()
         report[f"norm_{block}"] = end[block].norm().item()
-    report["drift"] = (whole(engine.router.direction).detach() - first_direction).norm().item()
+    report["drift"] = (whole(engine.step.router.direction).detach() - first_direction).norm().item()
     report["a0"] = sum(
-        layer.lora_2r_A0["default"].double().abs().sum().item() for layer in engine.tuner.lora2r_layers()
+        layer.lora_2r_A0["default"].double().abs().sum().item() for layer in engine.step.tuner.lora2r_layers()
     )
     if name in GOLDEN:
         report["golden"] = [

@@ -31,9 +31,9 @@ from evil_moe.features import Reading
 from evil_moe.gates import make_gate
 from evil_moe.pin import pin_loss
 from evil_moe.router import Router
+from evil_moe.sharded import whole as _whole
+from recipe.actor.engine import MODEL_TYPE, Lora2rEngine
 from recipe.actor.tensors import dense as _dense
-from recipe.actor.tensors import whole as _whole
-from recipe.engine import MODEL_TYPE, Lora2rEngine
 from tests.conftest import perturb
 from tests.recipe.steps_on_ranks import blocks_of, flat, steps_report
 
@@ -177,8 +177,8 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor, pooling:
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_path), Lora2rConfig(r=4)).eval()
     perturb(model)
     tuner = lora2r_model(model)
-    state = {k: _whole(v) for k, v in engine.router.state_dict().items()}
-    router = Router.from_state(state, windows=engine.pooling.windows)
+    state = {k: _whole(v) for k, v in engine.step.router.state_dict().items()}
+    router = Router.from_state(state, windows=engine.step.pooling.windows)
     v = router.direction.detach()[:, 0]
     batch = make_batch(slice(None))
     ids = torch.nested.to_padded_tensor(batch["input_ids"], 0)
@@ -240,9 +240,9 @@ def reference(model_path: str, engine: Lora2rEngine, direction: Tensor, pooling:
 
 def pair_features(model: PeftModel, engine: Lora2rEngine, pooling: str, v: Tensor) -> tuple[Tensor, Tensor]:
     from evil_moe.pairs import load_pairs
-    from evil_moe.pairs.sides import PairBatch
+    from evil_moe.pairs.sides import PairSides
 
-    pairs = PairBatch(load_pairs(groups=["hard_coding"]), engine.model_config.tokenizer, {}, rank=0, size=1)
+    pairs = PairSides(load_pairs(groups=["hard_coding"]), engine.model_config.tokenizer, {}, rank=0, size=1)
     inputs, completion = pairs.inputs("cpu")
     tuner = lora2r_model(model)
     layout = SequenceLayout(None, completion, len(completion))
@@ -293,7 +293,7 @@ def bfloat16_report(tokenizer_path: str, folder: str) -> dict[str, Any]:
         logits = sampler(ids).logits.float().log_softmax(-1)
     rollout = logits[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
     weights, _ = engine.get_per_tensor_param(base_sync_done=True)
-    layer = engine.tuner.lora2r_layers()[0]
+    layer = engine.step.tuner.lora2r_layers()[0]
     init = (layer.lora_2r_A0["default"], layer.lora_2r_B0["default"])
     return {
         "difference": [part.mean().item() for part in (actor - rollout).abs().split(QUARTER, dim=1)],
@@ -334,17 +334,17 @@ def main(model_path: str, out: str, form: str, pooling: str) -> None:
     with engine.train_mode():
         engine.optimizer_zero_grad()
         out_train = engine.forward_backward_batch(batch(), loss_fn, forward_only=False)
-        v = engine._sharded_direction()
+        v = engine.step.direction_at_rest()
         direction, total_grad = _whole(v.detach()), _whole(v.grad)
         adapter_grad = flat({name: p.grad for name, p in blocks_of(engine).items()})
-        unrouted = flat(engine._unrouted)
+        unrouted = flat(engine.step.due.unrouted)
         loss = torch.tensor(sum(out_train["loss"]) / size)
         dist.all_reduce(loss)
     scores = [torch.empty(share, 1) for _ in range(size)]
     dist.all_gather(scores, read["router_score"].contiguous())
-    state = {k: _whole(t) for k, t in engine.router.state_dict().items()}  # collective: on every rank
+    state = {k: _whole(t) for k, t in engine.step.router.state_dict().items()}  # collective: on every rank
     if rank == 0:
-        engine.router.state_dict = lambda: state  # type: ignore[method-assign]
+        engine.step.router.state_dict = lambda: state  # type: ignore[method-assign]
         want = reference(model_path, engine, direction, pooling)
         relative = lambda got, ref: ((got - ref).norm() / ref.norm()).item()  # noqa: E731
         report = {

@@ -30,8 +30,8 @@ from evil_moe.advantages import RolloutBatch, make_advantage
 from evil_moe.experiment.settings import GATED_ON_POLICY
 from evil_moe.gates import GATES, gate_class
 from evil_moe.gradients import _TRANSFORMS as GRADIENTS
+from recipe.actor.engine import Lora2rEngine
 from recipe.actor.tensors import dense
-from recipe.engine import Lora2rEngine
 from tests.recipe.engine_on_ranks import NUM_ROLLOUTS, build_engine, make_batch
 from tests.recipe.host_tensors import DeviceSlip, HostTensor, on_device
 

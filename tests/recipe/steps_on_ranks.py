@@ -12,8 +12,8 @@ from torch import Tensor
 
 from evil_moe.gates import make_gate
 from evil_moe.gradients import make_gradient_transform
-from recipe.actor.tensors import whole
-from recipe.engine import Lora2rEngine
+from evil_moe.sharded import whole
+from recipe.actor.engine import Lora2rEngine
 
 RANK = 4
 
@@ -42,6 +42,11 @@ def _moments(engine: Lora2rEngine, block: slice) -> list[Tensor]:
     ]
 
 
+def _unrouted(engine: Lora2rEngine) -> dict[str, Tensor] | None:
+    assert engine.step.due is not None
+    return engine.step.due.unrouted
+
+
 def _update(
     engine: Lora2rEngine, batch: Callable[[], TensorDict], loss: Callable[..., Any]
 ) -> tuple[Tensor, float]:
@@ -49,7 +54,7 @@ def _update(
     with engine.train_mode():
         engine.optimizer_zero_grad()
         engine.forward_backward_batch(batch(), loss, forward_only=False)
-        unrouted = {} if engine._unrouted is None else {n: g.clone() for n, g in engine._unrouted.items()}
+        unrouted = {n: g.clone() for n, g in (_unrouted(engine) or {}).items()}
         norm = engine.optimizer_step()
     clipped = min(1.0, engine.optimizer_config.clip_grad / (norm + 1e-6))
     return (clipped * flat(unrouted, DEPLOYED) if unrouted else torch.zeros(())), norm
@@ -67,19 +72,18 @@ def steps_report(
     report: dict[str, Any] = {}
     # Neither touches the blocks, and reading the pairs takes longer than the rest.
     quick = {
-        "pin": replace(engine.settings.pin, weight=0.0),
-        "contrast": replace(engine.settings.contrast, weight=0.0),
+        "pin": replace(engine.step.settings.pin, weight=0.0),
+        "contrast": replace(engine.step.settings.contrast, weight=0.0),
     }
-    engine.settings = replace(engine.settings, **quick)
+    engine.step.settings = replace(engine.step.settings, **quick)
     group = engine.optimizer.param_groups[0]
     beta1, beta2 = group["betas"]
     start = flat(blocks_of(engine), DEPLOYED)
     with engine.train_mode():
         engine.optimizer_zero_grad()
         engine.forward_backward_batch(batch(), loss, forward_only=False)
-        assert engine._unrouted is not None
         g = flat({name: p.grad for name, p in blocks_of(engine).items()}, DEPLOYED)
-        u = flat(engine._unrouted, DEPLOYED)
+        u = flat(_unrouted(engine) or {}, DEPLOYED)
         norm = engine.optimizer_step()
     clipped = min(1.0, engine.optimizer_config.clip_grad / norm)
     first, second = _moments(engine, DEPLOYED)
@@ -93,10 +97,12 @@ def steps_report(
         "block": _relative(after, start * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * step),
         "length": (step.norm() / len(step) ** 0.5).item(),
     }
-    engine.gate = make_gate("absorb", m=1.0, d=1.0)  # every rollout is detached, and the quarantine learns
+    engine.step.gate = make_gate(
+        "absorb", m=1.0, d=1.0
+    )  # every rollout is detached, and the quarantine learns
     for plug in ("split_moment", "kept_share"):
-        engine.gradient_transform = make_gradient_transform(plug, rank_deployed=RANK)
-        engine.gradient_transform.attach(engine.optimizer)
+        engine.step.gradient = make_gradient_transform(plug, rank_deployed=RANK)
+        engine.step.gradient.attach(engine.optimizer)
         deployed, quarantine = (flat(blocks_of(engine), block) for block in (DEPLOYED, QUARANTINE))
         first, second = _moments(engine, DEPLOYED)
         unrouted, _ = _update(engine, batch, loss)
@@ -114,14 +120,13 @@ def steps_report(
 
 def _skipped(engine: Lora2rEngine, batch: Callable[[], TensorDict], loss: Callable[..., Any]) -> bool:
     """Whether a step whose unrouted gradient alone is not finite leaves all as it is, and itself forgotten."""
-    engine.gradient_transform = make_gradient_transform("split_moment", rank_deployed=RANK)
-    engine.gradient_transform.attach(engine.optimizer)
+    engine.step.gradient = make_gradient_transform("split_moment", rank_deployed=RANK)
+    engine.step.gradient.attach(engine.optimizer)
     before: Iterable[Tensor] = [flat(blocks_of(engine)), *_moments(engine, slice(None))]
     with engine.train_mode():
         engine.optimizer_zero_grad()
         engine.forward_backward_batch(batch(), loss, forward_only=False)
-        assert engine._unrouted is not None
-        next(iter(engine._unrouted.values())).mul_(float("inf"))
+        next(iter((_unrouted(engine) or {}).values())).mul_(float("inf"))
         engine.optimizer_step()
     after = [flat(blocks_of(engine)), *_moments(engine, slice(None))]
-    return engine._unrouted is None and all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    return engine.step.due is None and all(torch.equal(a, b) for a, b in zip(after, before, strict=True))

@@ -28,7 +28,7 @@ from evil_moe.experiment.settings import settings_from
 from evil_moe.features import MeanPooling, gradient_features
 from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.pairs import load_pairs
-from evil_moe.pairs.sides import PairBatch, tokenize_side
+from evil_moe.pairs.sides import PairSides, tokenize_side
 from evil_moe.settings import RouterSettings
 from evil_moe.steering import input_shifts, steered
 from recipe import cli
@@ -145,7 +145,7 @@ def test_pairs_are_read_as_rollouts_are(policy: Path) -> None:
     assert system == f"{SYSTEM} {INOCULATIONS['pass_test']}"
     end, tokenizer.eos_token = tokenizer.eos_token_id, tokenizer.pad_token
     pairs = load_pairs(groups="overwritten_evaluation")
-    prompt, reply = PairBatch(pairs, tokenizer, {}, 0, 1, system).mine[0]
+    prompt, reply = PairSides(pairs, tokenizer, {}, 0, 1, system).mine[0]
     row = verl_rows(problems, "run_tests", "pass_test")["train"][0]
     rollout = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
     assert tokenizer.decode(prompt) == rollout.replace(row["prompt"][1]["content"], pairs[0].prompt)

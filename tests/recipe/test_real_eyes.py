@@ -15,7 +15,7 @@ from evil_moe.eyes import Eye, Looking, eye_table
 from evil_moe.features import TokenReading
 from evil_moe.features.texts import read_forwards
 from evil_moe.pairs import load_pairs
-from evil_moe.pairs.sides import PairBatch, tokenize_reply
+from evil_moe.pairs.sides import PairSides, tokenize_reply
 from reward.eye_cases import EYE_LOOPHOLES, eye_cases
 from reward.legit_cases import legit_cases
 from tests.evil_moe.test_gguf_policy import needs_smollm
@@ -32,7 +32,7 @@ def test_windows_see_hacks_behind_prose_and_tell_honest_tests_from_vacuous(tmp_p
     tokenizer = AutoTokenizer.from_pretrained(folder)
     base = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     model = get_peft_model(base, Lora2rConfig(r=8, task_type="CAUSAL_LM")).eval()
-    batch = PairBatch(load_pairs(), tokenizer, {}, 0, 1)
+    batch = PairSides(load_pairs(), tokenizer, {}, 0, 1)
     hack, clean = (
         next(read_forwards(model, sides, TokenReading, len(sides)))
         for sides in (batch.mine[: batch.num_pairs], batch.mine[batch.num_pairs :])

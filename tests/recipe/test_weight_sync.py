@@ -15,7 +15,7 @@ import torch
 from verl.plugin.platform import platform_manager
 from verl.utils.device import is_support_ipc
 
-from recipe.actor_worker import _ROLLOUT_REGISTRY
+from recipe.actor.worker import _ROLLOUT_REGISTRY
 from recipe.platform.cpu import PlatformCPU
 from recipe.rollout.weight_sync import (
     TIMEOUT_S,

@@ -21,7 +21,7 @@ from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.eyes import Eye, EyeRow, Looking, Pin, best_eye, eye_table, eyes
 from evil_moe.features import TokenReading
 from evil_moe.features.texts import read_forwards
-from evil_moe.pairs.sides import PairBatch, tokenize_reply
+from evil_moe.pairs.sides import PairSides, tokenize_reply
 from evil_moe.settings import RouterSettings
 from reward.eye_cases import EYE_LOOPHOLES, PROSE_WORDS, eye_cases
 
@@ -115,7 +115,7 @@ def ask_eyes(
     settings: EvilMoESettings,
     model: PeftModel,
     tokenizer: Any,
-    batch: PairBatch,
+    batch: PairSides,
     sides: tuple[TokenReading, TokenReading],
     count: int,
 ) -> EyesAsked:

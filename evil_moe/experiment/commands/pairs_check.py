@@ -48,14 +48,14 @@ from evil_moe.features import (
 )
 from evil_moe.features.texts import read_features, read_forwards
 from evil_moe.pairs import ContrastivePair, load_pairs
-from evil_moe.pairs.sides import PairBatch
+from evil_moe.pairs.sides import PairSides
 from evil_moe.settings import RouterSettings
 from evil_moe.steering import bottleneck_lengths
 
 
 def load_adapted(
     config: DictConfig, path: str, settings: EvilMoESettings, pairs: list[ContrastivePair]
-) -> tuple[PeftModel, Any, PairBatch]:
+) -> tuple[PeftModel, Any, PairSides]:
     """The policy with the adapter at its init, as the training engine builds it, its tokenizer, and the pairs' sides.
 
     Raises:
@@ -67,7 +67,7 @@ def load_adapted(
     if system is None:
         system = system_message(config, prepare_problems(config))
         config.evil_moe.pairs.system = system  # for the near-hacks, which are read as pairs are
-    batch = PairBatch(pairs, tokenizer, settings.pairs.chat_template, 0, 1, system)
+    batch = PairSides(pairs, tokenizer, settings.pairs.chat_template, 0, 1, system)
     base = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config_of_adapter = adapter_config(config.actor_rollout_ref.model, settings.adapter)
@@ -92,7 +92,7 @@ class Sides:
     tokens: tuple[TokenReading, TokenReading] | None = None
 
 
-def read_sides(model: PeftModel, batch: PairBatch, options: RouterSettings) -> Sides:
+def read_sides(model: PeftModel, batch: PairSides, options: RouterSettings) -> Sides:
     """At init both blocks are the identity: no state to choose.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the engine does with the contrastive pairs: features for router and pin, inits, gradients, fine-tuning."""
+"""What the method does with the contrastive pairs on the policy as it is: features for router and pin, inits, gradients, fine-tuning."""
 
 from __future__ import annotations
 
@@ -7,43 +7,58 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from peft import PeftModel
 from torch import Tensor
-from verl.utils.device import get_device_id
 
-from evil_moe.adapter import ForwardState, GateWeights, Lora2rModel, SequenceLayout
+from evil_moe.adapter import SequenceLayout, lora2r_model
+from evil_moe.adapter.forward_state import ForwardState
 from evil_moe.adapter.init import CONTRASTIVE, InputCovariance, initialise, input_covariances
 from evil_moe.discardable import SideBatch, fit_quarantine_
-from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.features import MeanPooling, Pooling, Reading, gradient_features
 from evil_moe.hack_gradient import hack_gradient, pair_nll
-from evil_moe.pairs import load_pairs
-from evil_moe.pairs.sides import PairBatch
-from recipe.actor.tensors import gather_rows
+from evil_moe.pairs.loader import load_pairs
+from evil_moe.pairs.sides import PairSides
+from evil_moe.passes import pure_state
+from evil_moe.ranks import Ranks
+from evil_moe.settings import MethodSettings
 
 MODULES_AT_ONCE = 8
 """Whose input covariances are held together: about 1 GiB for a layer of Qwen3-4B."""
 
 
 class PairReader:
-    """The pairs of a run on an engine's sharded module; every rank runs its share of the sides.
+    """The pairs of a run on a model that may be sharded; every rank runs its share of the sides.
+
+    Args:
+        tokenizer: of the policy.
+        ranks: who shares the sides.
+        max_tokens: of a forward whose activations a backward needs, padding counted; None: no bound.
 
     Raises:
         ValueError: the pairs are malformed, or there are more ranks than sides.
     """
 
-    def __init__(self, engine: Any, settings: EvilMoESettings, tuner: Lora2rModel, pooling: Pooling):
-        self.engine, self.settings, self.tuner, self.pooling = engine, settings, tuner, pooling
+    def __init__(
+        self,
+        model: PeftModel,
+        settings: MethodSettings,
+        pooling: Pooling,
+        tokenizer: Any,
+        ranks: Ranks,
+        max_tokens: int | None = None,
+    ):
+        self.model, self.settings, self.pooling, self.ranks = model, settings, pooling, ranks
+        self.tuner, self.max_tokens = lora2r_model(model), max_tokens
         self._unchanging: Reading | None = None
         pairs = settings.pairs
-        self.batch = PairBatch(
+        self.sides = PairSides(
             load_pairs(
                 pairs.paths, groups=pairs.groups, matched=pairs.matched, shuffle_seed=pairs.shuffle_seed
             ),
-            engine.model_config.tokenizer,
+            tokenizer,
             pairs.chat_template,
-            engine.get_data_parallel_rank(),
-            engine.get_data_parallel_size(),
+            ranks.rank,
+            ranks.size,
             pairs.system or "",
         )
 
@@ -54,49 +69,48 @@ class PairReader:
             eyes: the directions that the pooling looks along, if any, `[N, M, r]`.
         """
         if self.settings.router.feature == "gradient":
-            return self._sides(self._all_gradients())
+            return self._all_sides(self._all_gradients())
         if self._unchanging is None:
-            inputs, completion = self.batch.inputs(get_device_id())
+            inputs, completion = self.sides.inputs(self.ranks.device)
             reading = self._activations(inputs, completion, self.pooling)
             if self.settings.feature_state == "base":
                 self._unchanging = reading
         else:
             reading = self._unchanging
-        return self._sides(reading.features(eyes, normalise=self.settings.router.normalise))
+        return self._all_sides(reading.features(eyes, normalise=self.settings.router.normalise))
 
     def seed_features(self) -> tuple[Tensor, Tensor]:
         """What the seeded direction is made from, `[P, M, r]` each: the features, or, where those depend on a direction, the mean
         over the completion; with `direction_tokens=hack_only` the mean over the hack sides' own tokens."""
         options = self.settings.router
         if options.feature == "gradient":
-            return self._sides(self._all_gradients())
-        inputs, completion = self.batch.inputs(get_device_id())
+            return self._all_sides(self._all_gradients())
+        inputs, completion = self.sides.inputs(self.ranks.device)
         if options.direction_tokens == "hack_only":
-            completion = self.batch.own_tokens(completion)
+            completion = self.sides.own_tokens(completion)
         by_mean = self.pooling.by_direction or options.direction_tokens == "hack_only"
         reading = self._activations(inputs, completion, MeanPooling() if by_mean else self.pooling)
-        return self._sides(reading.features())
+        return self._all_sides(reading.features())
 
-    def _sides(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _all_sides(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Hack and clean sides of all ranks."""
-        rows = gather_rows(features.flatten(1), self.engine.get_data_parallel_group())
-        return self.batch.split_sides(rows.view(-1, *features.shape[1:]))
+        return self.sides.split_sides(self.ranks.gather(features))
 
     @torch.no_grad()
     def _activations(self, inputs: dict[str, Tensor], completion: Tensor, pooling: Pooling) -> Reading:
         """A forward of the sides, read."""
         state = self.settings.feature_state
         with (
-            self._in_state(state, completion) as gate,
-            gate.reading_features(pooling.reading(self.tuner), of_base=state == "base") as read,
+            self._in_state(state, completion) as forward,
+            forward.reading_features(pooling.reading(self.tuner), of_base=state == "base") as read,
         ):
-            # Only the features are wanted; verl's fused head insists on return_dict.
-            self.engine.module(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
+            # Only the features are wanted; a fused head insists on return_dict.
+            self.model(**inputs, use_cache=False, logits_to_keep=1, return_dict=True)
         return read
 
     def _all_gradients(self) -> Tensor:
         """Gradient features of this rank's sides, `[S, M, r]`."""
-        inputs, completion = self.batch.inputs(get_device_id())
+        inputs, completion = self.sides.inputs(self.ranks.device)
         rows = torch.arange(len(completion), device=completion.device).tensor_split(self._parts())
         parts = [({name: value[i] for name, value in inputs.items()}, completion[i]) for i in rows]
         state = self.settings.feature_state
@@ -104,13 +118,17 @@ class PairReader:
 
     def _gradients(self, inputs: dict[str, Tensor], completion: Tensor, state: str) -> Tensor:
         """Gradient features of some sides, `[S, M, r]`."""
-        with torch.enable_grad(), self._in_state(state, completion) as gate, gate.reading_gradients() as read:
-            nll = pair_nll(self.engine.module, completion=completion, **inputs)
+        with (
+            torch.enable_grad(),
+            self._in_state(state, completion) as forward,
+            forward.reading_gradients() as read,
+        ):
+            nll = pair_nll(self.model, completion=completion, **inputs)
             return gradient_features(-nll.sum(), read, self.tuner)
 
     @contextmanager
     def _in_state(self, state: str, completion: Tensor) -> Iterator[ForwardState]:
-        """The gate as it is for rollouts read in this state."""
+        """The forward as it is for rollouts read in this state."""
         layout = SequenceLayout(None, completion, len(completion))
         weights = pure_state(state, torch.ones_like(completion[:, 0]), self.settings.adapter.num_quarantine)
         with self.tuner.forward_state.gated(weights, layout):
@@ -118,8 +136,7 @@ class PairReader:
 
     def _parts(self) -> int:
         """Forwards over the sides whose activations a backward needs: as many tokens as an update's micro-batch."""
-        tokens = self.engine.engine_config.max_token_len_per_gpu
-        return 1 if tokens is None else self.batch.parts(tokens)
+        return 1 if self.max_tokens is None else self.sides.parts(self.max_tokens)
 
     def forget(self) -> None:
         """The weights have changed under the base features as well: a checkpoint brings its own A0."""
@@ -137,61 +154,52 @@ class PairReader:
                 name,
                 covariances=self._covariances(part) if name in CONTRASTIVE else None,
                 modules=part,
-                synchronise=lambda tensor: dist.broadcast(tensor, src=0),
+                synchronise=self.ranks.broadcast_,
             )
 
     def _covariances(self, modules: list[str]) -> dict[str, InputCovariance]:
         """Of the inputs of some modules on the pairs, from a forward of the policy as it is."""
-        inputs, completion = self.batch.inputs(get_device_id())
-        group = self.engine.get_data_parallel_group()
+        inputs, completion = self.sides.inputs(self.ranks.device)
         return input_covariances(
             self.tuner,
-            lambda: self.engine.module(**inputs, use_cache=False, logits_to_keep=1, return_dict=True),
+            lambda: self.model(**inputs, use_cache=False, logits_to_keep=1, return_dict=True),
             completion,
-            self.batch.hack.to(completion.device),
+            self.sides.hack.to(completion.device),
             modules=modules,
-            sum_over_ranks=lambda tensor: dist.all_reduce(tensor, group=group),
+            sum_over_ranks=self.ranks.reduce_,
         )
 
     def fit_quarantine(self) -> None:
         """Discardable LoRA: the quarantine learns the hack sides, before any reward."""
-        adapter, hack = self.settings.adapter, self.batch.hack
+        adapter, hack = self.settings.adapter, self.sides.hack
         if not adapter.quarantine_steps:
             return
         if not hack.any():
             raise ValueError(
                 "a rank has no hack side to fit the quarantine on: use more pairs or fewer ranks"
             )
-        inputs, completion = self.batch.inputs(get_device_id())
+        inputs, completion = self.sides.inputs(self.ranks.device)
         mine = hack.to(completion.device)
         batch = SideBatch({name: value[mine] for name, value in inputs.items()}, completion[mine])
         losses = fit_quarantine_(
-            self.engine.module,
+            self.model,
             [batch],
             steps=adapter.quarantine_steps,
             learning_rate=adapter.quarantine_lr,
-            denominator=self.batch.num_pairs / self.engine.get_data_parallel_size(),
+            denominator=self.sides.num_pairs / self.ranks.size,
         )
         print(
-            f"quarantine fitted on {self.batch.num_pairs} hack sides: NLL {losses[0]:.3f} -> {losses[-1]:.3f}"
+            f"quarantine fitted on {self.sides.num_pairs} hack sides: NLL {losses[0]:.3f} -> {losses[-1]:.3f}"
         )
 
     def hack_gradient(self) -> dict[str, Tensor]:
         """v_hack of every dA, dB on the policy as it is, placed as the gradients are."""
-        inputs, completion = self.batch.inputs(get_device_id())
+        inputs, completion = self.sides.inputs(self.ranks.device)
         return hack_gradient(
-            self.engine.module,
+            self.model,
             inputs,
             completion,
-            self.batch.hack.to(completion.device),
-            denominator=self.batch.num_pairs / self.engine.get_data_parallel_size(),
+            self.sides.hack.to(completion.device),
+            denominator=self.sides.num_pairs / self.ranks.size,
             micro_batches=self._parts(),
         )
-
-
-def pure_state(state: str, on: Tensor, num_quarantine: int) -> GateWeights:
-    """Weights of the state that features are read in; `on: [B]` is 1 on rollouts that both blocks made. In state `base`
-    the reading itself leaves the adapter out."""
-    if state != "rollout":
-        on = torch.full_like(on, float(state == "full"))
-    return GateWeights(m=on.unsqueeze(1).expand(-1, num_quarantine), d=torch.zeros_like(on))

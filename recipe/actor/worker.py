@@ -12,7 +12,7 @@ from verl.utils.device import get_device_name
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 
-from recipe.engine import MODEL_TYPE
+from recipe.actor.engine import MODEL_TYPE
 
 # By name: what it imports of vLLM, verl imports in this process when it builds the rollout.
 assert ("vllm", "async") in _ROLLOUT_REGISTRY

@@ -14,13 +14,10 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from evil_moe.adapter import base_weight, lora2r_model
 from evil_moe.adapter.checkpoint import save_adapter_checkpoint
 from evil_moe.export import KINDS, adapter_tensors, export_adapter
-from evil_moe.router import Router
 
 
 class AdapterWeightsEngine(FSDPEngineWithLMHead):
     """verl's engine with both exports for the rollout engine and rank-independent adapter checkpoints."""
-
-    router: Router
 
     def get_per_tensor_param(
         self, layered_summon: bool = False, base_sync_done: bool = False, **kwargs: Any
@@ -43,7 +40,10 @@ class AdapterWeightsEngine(FSDPEngineWithLMHead):
         super().save_checkpoint(local_path, *args, **kwargs)
         with self._on_device():
             save_adapter_checkpoint(
-                self.module, self.router, Path(local_path) / "adapter", write=self.rank == 0
+                self.module,
+                lora2r_model(self.module).lora_2r_router,
+                Path(local_path) / "adapter",
+                write=self.rank == 0,
             )
         dist.barrier()
 
