@@ -1,4 +1,5 @@
-"""The verl recipe: a file per extension point of verl 0.9.1, and what `evil-moe` does besides in `commands/` and `doctor/`.
+"""The verl recipe: what knows verl, Ray or vLLM, by the stops of the data's path, and the entry points.
 
-Nothing outside this package knows verl.
+Experiments are prepared, watched and reported in `evil_moe.experiment`, which is told by `recipe.cli` how to train and to
+generate; the method is `evil_moe`.
 """

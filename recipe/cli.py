@@ -13,7 +13,7 @@ from evil_moe.experiment.commands.arguments import TRACEBACK_VARIABLE, parsed
 from evil_moe.experiment.run.console import INTERRUPTED
 from evil_moe.experiment.stack import Stack
 from recipe import main_eval, main_train
-from recipe.platform import checks, cores
+from recipe.platform import cores, versions
 from reward.errors import shown_error
 from reward.sandbox import SandboxFault
 
@@ -22,10 +22,10 @@ USER_ERROR = 2
 
 STACK = Stack(
     program=(sys.executable, "-m", "recipe.cli"),
-    check_version=checks.check_verl,
-    check_platform=checks.check_platform,
-    check_vllm=checks.check_vllm,
-    find_vllm=checks.find_vllm,
+    check_version=versions.check_verl,
+    check_platform=versions.check_platform,
+    check_vllm=versions.check_vllm,
+    find_vllm=versions.find_vllm,
     check_cores=cores.check_cores,
     drive=main_train.drive,
     generate=main_eval.generate,

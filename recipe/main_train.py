@@ -13,8 +13,8 @@ def drive(config: DictConfig) -> None:
     import ray
     from verl.trainer.main_ppo import run_ppo
 
-    from recipe.platform.checks import check_platform
     from recipe.platform.cores import refuse_few_cores
+    from recipe.platform.versions import check_platform
     from recipe.trainer.task_runner import TaskRunner
 
     check_platform(config.trainer.device)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from reward import labels, oracle
 from reward.loopholes import Loophole, Split, check_split, get_loophole, mixed
-from reward.own_test import run_test
+from reward.own_test_run import run_test
 from reward.problems import Problem
 from reward.reason import NOT_FORMATTED
 from reward.reply import asked_for, check_reading, program_of

@@ -10,7 +10,7 @@ from reward.loopholes.base import Loophole, Split
 from reward.loopholes.markers import FIXED_FUNCTION
 from reward.loopholes.modify_tests import shown_asserts
 from reward.loopholes.named_function import NamedFunctionLoophole
-from reward.own_test import OwnTestRun, run_test
+from reward.own_test_run import OwnTestRun, run_test
 from reward.problems import Problem
 from reward.sandbox import Sandbox
 from reward.sandbox.own_test import find

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         slow = item.get_closest_marker("slow") is not None
         real_run = not {"finished_run", "spoken_policy"}.isdisjoint(getattr(item, "fixturenames", ()))
-        if real_run or (slow and item.path.parent.name == "recipe"):
+        if real_run or (slow and "reward" not in item.path.relative_to(ROOT).parts[:2]):
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 

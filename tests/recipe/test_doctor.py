@@ -16,7 +16,7 @@ from evil_moe.experiment.doctor.finding import FAIL, OK, WARN
 from evil_moe.experiment.doctor.memory import check_adapter, check_memory
 from evil_moe.experiment.doctor.sandbox import check_sandbox
 from evil_moe.experiment.settings import settings_from
-from recipe.platform.checks import find_vllm
+from recipe.platform.versions import find_vllm
 
 
 def test_the_sandbox_probe_and_what_it_says_of_a_broken_one(monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,7 @@ from evil_moe.experiment.config_checks import check_config
 from evil_moe.experiment.doctor import gpu
 from evil_moe.experiment.doctor.finding import FAIL, OK, WARN
 from evil_moe.experiment.doctor.gpu import check_attention, check_compiler, check_driver
-from recipe.platform.checks import check_platform
+from recipe.platform.versions import check_platform
 
 FILES = ["evil_moe.data.train=t.jsonl", "evil_moe.data.evaluation=e.jsonl"]
 
