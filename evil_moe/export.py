@@ -19,7 +19,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evil_moe.adapter import Lora2rConfig, lora2r_model
+from evil_moe.adapter import Lora2rConfig, base_weight, lora2r_model
 from evil_moe.file_modes import apply_umask
 from evil_moe.sharded import whole
 from evil_moe.strengths import check_strength
@@ -122,6 +122,23 @@ def adapter_tensors(
         )
         for layer in lora2r_model(model).lora2r_layers()
     }
+
+
+def export_stream(
+    model: PeftModel, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[Kind, dict[str, Any]]]:
+    """Every kind at once, for a rollout engine: tensors named `<kind>::<parameter>`, in the base model's precision, and configs.
+
+    Args:
+        tensors: `adapter_tensors(model)`.
+    """
+    dtype = base_weight(lora2r_model(model).lora2r_layers()[0]).dtype
+    stream: dict[str, Tensor] = {}
+    configs: dict[Kind, dict[str, Any]] = {}
+    for kind in KINDS:
+        state, configs[kind] = export_adapter(tensors, model.peft_config["default"], kind)
+        stream.update({f"{kind}::{name}": value.to(dtype) for name, value in state.items()})
+    return stream, configs
 
 
 def save_export(

@@ -126,10 +126,6 @@ class MethodStep:
                 self.pairs.hack_gradient(), lambda module: weights[module.removeprefix(prefix)].detach()
             )
 
-    def forget(self) -> None:
-        """Another state has been loaded: what was kept of the one before is void."""
-        self.pairs.forget()
-
     # ---------------------------------------------------------------- from features to w
 
     def read_pass(self) -> ReadPass:

@@ -12,21 +12,18 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 import evil_moe.adapter  # noqa: F401  # registers the tuner with PEFT
 from evil_moe.file_modes import apply_umask
 from evil_moe.router import Router
 from evil_moe.saved_files import reading
+from evil_moe.sharded import whole
 
 ADAPTER_FILE, ROUTER_FILE = "adapter_model.safetensors", "router.safetensors"
 
 
 def _whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu().contiguous()
-        for name, value in state.items()
-    }
+    return {name: whole(value).detach().cpu().contiguous() for name, value in state.items()}
 
 
 def save_adapter_checkpoint(model: PeftModel, router: Router, folder: Path, *, write: bool) -> None:

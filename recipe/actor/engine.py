@@ -89,7 +89,7 @@ class Lora2rEngine(AdapterWeightsEngine):
 
     def load_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
         super().load_checkpoint(local_path, *args, **kwargs)
-        self.step.forget()
+        self.step.pairs.forget()
 
     # ---------------------------------------------------------------- a step's rollouts
 

@@ -11,9 +11,10 @@ import torch.distributed as dist
 from verl.utils.fsdp_utils import load_fsdp_model_to_gpu, offload_fsdp_model_to_cpu
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from evil_moe.adapter import base_weight, lora2r_model
+from evil_moe.adapter import lora2r_model
 from evil_moe.adapter.checkpoint import save_adapter_checkpoint
-from evil_moe.export import KINDS, adapter_tensors, export_adapter
+from evil_moe.export import adapter_tensors, export_stream
+from recipe.actor.checkpoints import check_same_ranks
 
 
 class AdapterWeightsEngine(FSDPEngineWithLMHead):
@@ -27,41 +28,20 @@ class AdapterWeightsEngine(FSDPEngineWithLMHead):
             return super().get_per_tensor_param(layered_summon=layered_summon, base_sync_done=False, **kwargs)
         with self._on_device():
             tensors = adapter_tensors(self.module)
-        # As the rollout engine holds the adapters: in the base model's precision.
-        dtype = base_weight(lora2r_model(self.module).lora2r_layers()[0]).dtype
-        config, stream, configs = self.module.peft_config["default"], {}, {}
-        for kind in KINDS:
-            state, configs[kind] = export_adapter(tensors, config, kind)
-            stream.update({f"{kind}::{name}": value.to(dtype) for name, value in state.items()})
+        stream, configs = export_stream(self.module, tensors)
         return stream.items(), {"lora2r": configs}
 
     def save_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
         """verl's sharded checkpoint for resuming, plus the whole adapter and router for every other use."""
         super().save_checkpoint(local_path, *args, **kwargs)
+        router, folder = lora2r_model(self.module).lora_2r_router, Path(local_path) / "adapter"
         with self._on_device():
-            save_adapter_checkpoint(
-                self.module,
-                lora2r_model(self.module).lora_2r_router,
-                Path(local_path) / "adapter",
-                write=self.rank == 0,
-            )
+            save_adapter_checkpoint(self.module, router, folder, write=self.rank == 0)
         dist.barrier()
 
     def load_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
-        """verl's sharded checkpoint.
-
-        Raises:
-            ValueError: it was written by another number of ranks, or is not there.
-        """
-        world_size = dist.get_world_size()
-        path = Path(local_path)
-        if not (path / f"model_world_size_{world_size}_rank_{self.rank}.pt").is_file():
-            found = sorted({p.name.split("_")[3] for p in path.glob("model_world_size_*_rank_*.pt")})
-            written = f"was written by {', '.join(found)} rank(s)" if found else "holds no model"
-            raise ValueError(
-                f"checkpoint {path} {written}, this run has {world_size}: resume with the same number of ranks "
-                "(trainer.n_gpus_per_node x trainer.nnodes), or start a new run_dir"
-            )
+        """verl's sharded checkpoint. Raises ValueError as `check_same_ranks`."""
+        check_same_ranks(Path(local_path), self.rank, dist.get_world_size())
         super().load_checkpoint(local_path, *args, **kwargs)
 
     @contextmanager
