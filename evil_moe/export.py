@@ -125,7 +125,7 @@ def adapter_tensors(
 
 
 def export_stream(
-    model: PeftModel, tensors: Mapping[str, Tensor]
+    model: PeftModel, tensors: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]
 ) -> tuple[dict[str, Tensor], dict[Kind, dict[str, Any]]]:
     """Every kind at once, for a rollout engine: tensors named `<kind>::<parameter>`, in the base model's precision, and configs.
 
