@@ -33,7 +33,7 @@ from evil_moe.probe import PROBE_FILE
 from evil_moe.report.prereg import fingerprint
 from reward.problems.sources import load_nano
 from tests.conftest import ROOT
-from tests.recipe.test_train_start import save_checkpoint
+from tests.evil_moe.experiment.test_train import save_checkpoint
 
 HOLD = """
 import pathlib, sys, time
