@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from evil_moe.experiment.adapter_config import adapter_config, check_targets
 from evil_moe.experiment.doctor.checks import FROM_GGUF, is_hub_name
 from evil_moe.experiment.doctor.finding import FAIL, OK, WARN, Finding
-from evil_moe.experiment.doctor.memory_plan import GB, Architecture, Workload, plan_memory, render
+from evil_moe.experiment.doctor.memory_plan import GB, Architecture, Workload, plan_memory
+from evil_moe.experiment.doctor.memory_text import render
 from evil_moe.export import KINDS, export_rank
 from evil_moe.features import MeanPooling, make_pooling
 from evil_moe.gradients import make_gradient_transform

@@ -17,8 +17,8 @@ from evil_moe.experiment.doctor.memory_plan import (
     head_bytes,
     layer_bytes,
     plan_memory,
-    render,
 )
+from evil_moe.experiment.doctor.memory_text import render
 from tests.conftest import tiny_qwen3
 
 QWEN3_4B = Architecture(
