@@ -20,9 +20,9 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
 )  # fmt: skip
 GREY = "#777777"
 ON_COLOUR, OFF_COLOUR = VERMILLION, BLUE
-# eight shapes and seven colours have no common factor: no two of 56 arms share both
+# nine shapes and seven colours have no common factor: no two of 63 arms share both
 ARM_STYLES = tuple(
-    zip("osD^vPX<" * 7, (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK, SKY) * 8, strict=True)
+    zip("osD^vPX<>" * 7, (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, BLACK, SKY) * 9, strict=True)
 )
 RATE = (-0.03, 1.03)
 SMOOTH_FROM = 10  # curves of this many points or more are drawn with a running mean of WINDOW
