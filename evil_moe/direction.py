@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,6 +25,26 @@ def contrastive_direction(
         )
     unit: Tensor = difference / norm
     return unit
+
+
+def with_best_windows(
+    hack: Float[Tensor, "P M r"],
+    clean: Float[Tensor, "P M r"],
+    best_windows: Callable[[Float[Tensor, "M r"]], tuple[Float[Tensor, "P W M r"], Float[Tensor, "P W M r"]]],
+    prepare: Callable[[Tensor], Tensor],
+) -> tuple[Float[Tensor, "P M r"], Float[Tensor, "P M r"]]:
+    """Features to make a direction from that windows are scored along: of each side the mean of those given and of its best
+    windows along the direction of those given.
+
+    What a side's tokens have in common finds loopholes that no pair shows, and takes much that is near a hack for one; what the
+    best windows of the two sides differ in tells those apart, and alone knows the shown ones.
+
+    Args:
+        best_windows: of both sides along a direction. prepare: features as the cosine sees them.
+    """
+    along = contrastive_direction(prepare(hack), prepare(clean))
+    of_hack, of_clean = best_windows(along)
+    return (hack + of_hack.mean(1)) / 2, (clean + of_clean.mean(1)) / 2
 
 
 def haar_direction(shape: tuple[int, int], seed: int) -> Float[Tensor, "M r"]:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from evil_moe.diagnostics import auroc
-from evil_moe.direction import contrastive_direction
+from evil_moe.direction import contrastive_direction, with_best_windows
 from evil_moe.features import TokenReading, normalise_per_module
 from evil_moe.pin import pin_loss
 from evil_moe.router import Router
@@ -29,7 +29,7 @@ class Eye:
 
     Attributes:
         pooling: name of the plug (`evil_moe.features`). size: of windows, else 0.
-        tokens: `completion` or `hack_only`, as `evil_moe.router.direction_tokens`.
+        tokens: `completion`, `hack_only` or, of windows, `hack_windows`, as `evil_moe.router.direction_tokens`.
     """
 
     pooling: str
@@ -48,8 +48,9 @@ class Eye:
 
 def eyes(sizes: Sequence[int] = (4, 8)) -> list[Eye]:
     """Every eye that is asked: mean, last token, and windows of these sizes."""
-    kinds = [("mean", 0), *(("window", size) for size in sizes)]
-    return [Eye("last"), *(Eye(*kind, tokens) for kind in kinds for tokens in ("completion", "hack_only"))]
+    tokens = ("completion", "hack_only", "hack_windows")
+    windows = [Eye("window", size, of) for size in sizes for of in tokens]
+    return [Eye("last"), *(Eye("mean", 0, of) for of in tokens[:2]), *windows]
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,7 @@ class Looking:
         pin: Pin | None = None,
     ):
         self.asked, self.normalise = list(asked), normalise
-        seen = normalise_per_module if normalise else lambda features: features
-        clean_mean = seen(clean.mean())
-        seeds = {
-            "completion": contrastive_direction(seen(hack.mean()), clean_mean),
-            "hack_only": contrastive_direction(seen(hack.mean(own_start)), clean_mean),
-            "last": contrastive_direction(seen(hack.last()), seen(clean.last())),
-        }
-        self.routers = [self._router(seeds["last" if eye.pooling == "last" else eye.tokens]) for eye in asked]
+        self.routers = [self._router(self._seed(eye, hack, clean, own_start)) for eye in asked]
         self.pinned = (
             []
             if pin is None
@@ -107,6 +101,24 @@ class Looking:
             for eye, router in zip(self.asked, routers, strict=True)
         ]
         return torch.stack(by_eye, dim=1).detach()
+
+    def _seed(self, eye: Eye, hack: TokenReading, clean: TokenReading, own_start: Tensor) -> Float[Tensor, "M r"]:
+        prepare = normalise_per_module if self.normalise else lambda features: features
+        if eye.pooling == "last":
+            of_hack, of_clean = hack.last(), clean.last()
+        else:
+            of_hack, of_clean = hack.mean(None if eye.tokens == "completion" else own_start), clean.mean()
+        if eye.tokens == "hack_windows":
+
+            def best(v: Tensor) -> tuple[Tensor, Tensor]:
+                windows = [
+                    side.best_windows(v.unsqueeze(0), eye.size, normalise=self.normalise)
+                    for side in (hack, clean)
+                ]
+                return windows[0], windows[1]
+
+            of_hack, of_clean = with_best_windows(of_hack, of_clean, best, prepare)
+        return contrastive_direction(prepare(of_hack), prepare(of_clean))
 
     def _router(self, direction: Float[Tensor, "M r"]) -> Router:
         router = Router(*direction.shape, normalise=self.normalise).to(direction.device)

@@ -8,7 +8,7 @@ from typing import Any
 DIRECTIONS = ("seeded", "haar", "haar_matched")
 THRESHOLDS = ("anchored", "base", "pairs", "follow")
 THRESHOLD_RULES = ("gap", "spread", "quantile")
-DIRECTION_TOKENS = ("completion", "hack_only")
+DIRECTION_TOKENS = ("completion", "hack_only", "hack_windows")
 FEATURES = ("activation", "gradient")
 FEATURE_STATES = ("rollout", "full", "deployed", "base")
 
@@ -38,7 +38,8 @@ class RouterSettings:
         pooling: of the activations of a completion's tokens, a plug of `evil_moe.features`: their `mean`, the best `window`
             along the direction (options `size`, `best`), or the `last`.
         direction_tokens: of the pairs' hack sides, which the seeded direction is made from: the whole `completion`, or
-            `hack_only`: what stands behind the longest beginning that the two replies share.
+            `hack_only`: what stands behind the longest beginning that the two replies share; or `hack_windows`: that, and in
+            equal parts the windows of both sides that the pooling finds along the direction of that.
         learn: whether the direction takes gradient; it then comes from the pin and, with `reward_gradient`, from reward.
         reward_gradient: whether reward moves the direction, through w; if not, the pin alone does.
         refresh_every: steps after which the direction is taken anew from the pairs on the policy as it is; 0: never.

@@ -82,7 +82,12 @@ def check_config(config: Any) -> None:
     actor, rollout, model = (config.actor_rollout_ref[name] for name in ("actor", "rollout", "model"))
     if settings.gate.name is None:
         raise ValueError("evil_moe.gate.name=null: name a gate; 'none' is the plain adapter")
-    make_pooling(settings.router.pooling.name or "mean", **settings.router.pooling.options)
+    pooling = make_pooling(settings.router.pooling.name or "mean", **settings.router.pooling.options)
+    if settings.router.direction_tokens == "hack_windows" and not pooling.by_direction:
+        raise ValueError(
+            "evil_moe.router.direction_tokens=hack_windows is of windows, and evil_moe.router.pooling.name="
+            f"{settings.router.pooling.name} has none: use pooling.name=window, or direction_tokens=hack_only or completion"
+        )
     gate = make_gate(settings.gate.name, **settings.gate.options)
     if settings.advantage.name:
         make_advantage(settings.advantage.name, **settings.advantage.options)

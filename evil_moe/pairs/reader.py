@@ -13,8 +13,9 @@ from torch import Tensor
 from evil_moe.adapter import SequenceLayout, lora2r_model
 from evil_moe.adapter.forward_state import ForwardState
 from evil_moe.adapter.init import CONTRASTIVE, InputCovariance, initialise, input_covariances
+from evil_moe.direction import with_best_windows
 from evil_moe.discardable import SideBatch, fit_quarantine_
-from evil_moe.features import MeanPooling, Pooling, Reading, gradient_features
+from evil_moe.features import MeanPooling, Pooling, Reading, gradient_features, normalise_per_module
 from evil_moe.hack_gradient import hack_gradient, pair_nll
 from evil_moe.pairs.loader import load_pairs
 from evil_moe.pairs.sides import PairSides
@@ -81,16 +82,22 @@ class PairReader:
 
     def seed_features(self) -> tuple[Tensor, Tensor]:
         """What the seeded direction is made from, `[P, M, r]` each: the features, or, where those depend on a direction, the mean
-        over the completion; with `direction_tokens=hack_only` the mean over the hack sides' own tokens."""
+        over the completion; with `direction_tokens=hack_only` the mean over the hack sides' own tokens, and with `hack_windows`
+        that in equal parts with the best windows along it."""
         options = self.settings.router
         if options.feature == "gradient":
             return self._all_sides(self._all_gradients())
         inputs, completion = self.sides.inputs(self.ranks.device)
-        if options.direction_tokens == "hack_only":
+        own = options.direction_tokens != "completion"
+        if own:
             completion = self.sides.own_tokens(completion)
-        by_mean = self.pooling.by_direction or options.direction_tokens == "hack_only"
+        by_mean = self.pooling.by_direction or own
         reading = self._activations(inputs, completion, MeanPooling() if by_mean else self.pooling)
-        return self._all_sides(reading.features())
+        hack, clean = self._all_sides(reading.features())
+        if options.direction_tokens != "hack_windows":
+            return hack, clean
+        prepare = normalise_per_module if options.normalise else lambda features: features
+        return with_best_windows(hack, clean, lambda v: self.features(v.unsqueeze(0)), prepare)
 
     def _all_sides(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Hack and clean sides of all ranks."""

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from evil_moe.adapter import lora2r_model
 from evil_moe.adapter.init import CONTRASTIVE, initialise
-from evil_moe.direction import contrastive_direction, haar_direction
+from evil_moe.direction import contrastive_direction, haar_direction, with_best_windows
 from evil_moe.direction_checks import DirectionChecks, Scorer, check_direction, cosines_with, verdict
 from evil_moe.experiment.adapter_config import adapter_config
 from evil_moe.experiment.assets.policies import prepare_policy
@@ -93,7 +93,8 @@ class Sides:
 
 
 def read_sides(model: PeftModel, batch: PairSides, options: RouterSettings) -> Sides:
-    """At init both blocks are the identity: no state to choose.
+    """At init both blocks are the identity: no state to choose. With `hack_windows` the windows are those along the direction of
+    all pairs, of those that the checks hold out as well.
 
     Raises:
         ValueError: the pooling is a plug of one's own that looks along a direction.
@@ -109,7 +110,7 @@ def read_sides(model: PeftModel, batch: PairSides, options: RouterSettings) -> S
     )
     if isinstance(pooling, LastPooling):
         return Sides(hack.last(), clean.last(), tokens=(hack, clean))
-    own = batch.own_starts[:num_pairs] if options.direction_tokens == "hack_only" else None
+    own = batch.own_starts[:num_pairs] if options.direction_tokens != "completion" else None
     seeds = hack.mean(own), clean.mean()
     if isinstance(pooling, MeanPooling):
         whole = normalised(options, hack.mean()), normalised(options, clean.mean())
@@ -119,16 +120,26 @@ def read_sides(model: PeftModel, batch: PairSides, options: RouterSettings) -> S
         raise ValueError(
             f"evil_moe.router.pooling.name={options.pooling.name}: the check knows mean, window and last"
         )
-    size, best = pooling.size, pooling.windows
+    size, count = pooling.size, pooling.windows
 
     def of_windows(directions: Tensor, modules: Sequence[int]) -> tuple[Tensor, Tensor]:
         v = directions.float().to(hack.lengths.device)
         scores = [
-            side.best_scores(v, size, best, normalise=options.normalise, modules=modules).T
+            side.best_scores(v, size, count, normalise=options.normalise, modules=modules).T
             for side in (hack, clean)
         ]
         return scores[0], scores[1]
 
+    if options.direction_tokens == "hack_windows":
+
+        def best(v: Tensor) -> tuple[Tensor, Tensor]:
+            of_hack, of_clean = (
+                side.best_windows(v.unsqueeze(0), size, count, normalise=options.normalise)
+                for side in (hack, clean)
+            )
+            return of_hack, of_clean
+
+        seeds = with_best_windows(*seeds, best, lambda features: normalised(options, features))
     return Sides(*seeds, of_windows, (hack, clean))
 
 
