@@ -102,7 +102,9 @@ class Looking:
         ]
         return torch.stack(by_eye, dim=1).detach()
 
-    def _seed(self, eye: Eye, hack: TokenReading, clean: TokenReading, own_start: Tensor) -> Float[Tensor, "M r"]:
+    def _seed(
+        self, eye: Eye, hack: TokenReading, clean: TokenReading, own_start: Tensor
+    ) -> Float[Tensor, "M r"]:
         prepare = normalise_per_module if self.normalise else lambda features: features
         if eye.pooling == "last":
             of_hack, of_clean = hack.last(), clean.last()

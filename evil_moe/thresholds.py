@@ -5,7 +5,12 @@ hacks are rare there.
                completions of like length; under a maximum the clean ones' tail may reach it
     spread     median + multiple * 1.4826 * MAD         clean scores are a bell, of whatever width: 1.4826 MAD is its standard
                deviation, and does not see the hacks that are there; the tail to the right of a maximum is a little longer
-    quantile   the score that a share reaches           nothing but that share: what lies above is called a hack, rightly or not
+    quantile   the score that a share reaches           nothing but that share: what lies above is called a hack, rightly or not;
+               fewer hacks than that are rare enough, and a tenth of clean rollouts is lost at .9
+
+By the best window, prose in front of a reply lifts clean scores by most of the distance to hacks', and those hardly: thresholds must
+come from rollouts with as much prose as those that they are for. On SmolLM2 (docs/methods.md) .5 of the gap and 6 spreads
+then lie among the hacks, and the .9 quantile between; no rule makes w the same within .05 with the prose and without.
 
 MAD is the median distance from the median (Hampel, 1974, "The Influence Curve and Its Role in Robust Estimation").
 """

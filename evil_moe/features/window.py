@@ -33,7 +33,7 @@ class WindowPooling(Pooling):
 
     by_direction = True
 
-    def __init__(self, size: int = 4, best: int = 1):
+    def __init__(self, size: int = 8, best: int = 1):
         for name, value in (("size", size), ("best", best)):
             if value < 1:
                 raise ValueError(f"evil_moe.router.pooling.{name}={value} must be at least 1")

@@ -89,6 +89,16 @@ def test_the_pin_may_lose_a_hack_that_no_pair_shows() -> None:
     assert moved.worst_in_run == moved.worst_pinned == moved.pinned["other"]
 
 
+def test_a_direction_with_windows_by_hand() -> None:
+    """Own tokens and clean tokens say where to look; the means of both with what is there make the direction."""
+    hack, clean = read([torch.eye(4)[[0, 1, 1]]]), read([torch.eye(4)[[0, 2]] * torch.tensor([[1.0], [3.0]])])
+    looking = Looking([Eye("window", 1, "hack_windows")], hack, clean, torch.tensor([1]), normalise=False)
+    # own tokens (0 1 0 0) less the clean mean (.5 0 1.5 0): along it the hack's best token is (0 1 0 0), the clean side's (1 0 0 0)
+    want = torch.tensor([0.0, 1, 0, 0]) - (torch.tensor([0.5, 0, 1.5, 0]) + torch.tensor([1.0, 0, 0, 0])) / 2
+    (router,) = looking.routers
+    torch.testing.assert_close(router.direction.detach().flatten(), want / want.norm())
+
+
 def test_scores_do_not_depend_on_the_batch() -> None:
     NOISE.manual_seed(1)
     replies = [reply(i % 2 == 0, 5 * i) for i in range(6)]

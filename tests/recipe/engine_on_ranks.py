@@ -46,7 +46,7 @@ POOLINGS: dict[str, dict[str, Any]] = {
     "mean": {},
     "window": {
         "pooling": {"name": "window", "options": {"size": WINDOW, "best": 2}},
-        "direction_tokens": "hack_only",
+        "direction_tokens": "hack_windows",
     },
 }
 FORMS = ("plain", "fused", "gpu")

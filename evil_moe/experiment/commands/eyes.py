@@ -19,7 +19,7 @@ from evil_moe.experiment.evaluation.legit import legit_texts
 from evil_moe.experiment.run.console import say
 from evil_moe.experiment.settings import EvilMoESettings
 from evil_moe.eyes import Eye, EyeRow, Looking, Pin, best_eye, eye_table, eyes
-from evil_moe.features import TokenReading
+from evil_moe.features import TokenReading, WindowPooling, make_pooling
 from evil_moe.features.texts import read_forwards
 from evil_moe.pairs.sides import PairSides, tokenize_reply
 from evil_moe.settings import RouterSettings
@@ -106,8 +106,10 @@ class EyesAsked:
 
 def configured_eye(options: RouterSettings) -> Eye:
     """The eye that a run's router has; its number of windows is left out."""
-    size = int(options.pooling.options.get("size", 4)) if options.pooling.name == "window" else 0
-    return Eye(options.pooling.name or "mean", size, options.direction_tokens)
+    name = options.pooling.name or "mean"
+    pooling = make_pooling(name, **options.pooling.options)
+    size = pooling.size if isinstance(pooling, WindowPooling) else 0
+    return Eye(name, size, options.direction_tokens)
 
 
 def ask_eyes(

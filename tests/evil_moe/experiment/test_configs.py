@@ -21,6 +21,7 @@ from evil_moe.experiment.monitor import feature_basis
 from evil_moe.experiment.run.folder import _flat
 from evil_moe.experiment.settings import settings_from
 from evil_moe.export import export_rank
+from evil_moe.features import make_pooling
 from evil_moe.probe import fit_probe
 from reward.loopholes import mixed
 
@@ -81,7 +82,9 @@ def test_every_arm_says_what_it_is():
 @pytest.mark.parametrize(
     ("preset", "arm"),
     [("nano", arm) for arm in ARMS]
-    # an arm's keys are the same everywhere; what differs between presets are ranks and sizes, and in two a gradient plug
+    # an arm's keys are the same everywhere; what differs between presets are ranks and sizes, in two a gradient plug, and on a
+    # GPU the eye, which these arms cannot have
+    + [("qwen3_4b_1x96gb", arm) for arm in ("route_act", "route_grad", "refresh")]
     + [(preset, arm) for preset in NANO[2:] for arm in ("router", "label", "discardable")]
     + [
         (preset, arm)
@@ -105,6 +108,23 @@ def test_every_preset_composes_with_every_arm(preset: str, arm: str):
     assert settings.adapter.init_seed == 3
     assert settings.run_dir.endswith(f"runs/{preset}/{arm}/seed3")
     assert config.actor_rollout_ref.model.lora.evil_moe.arm == arm, "the workers see other settings"
+
+
+def test_the_gpu_presets_look_at_windows_and_the_nano_ones_at_the_mean():
+    """Their replies have prose; and a direction with windows is refused where there are none."""
+    routers = {preset: settings_from(_composed(f"preset={preset}").evil_moe).router for preset in PRESETS}
+    for preset, router in routers.items():
+        found = (router.pooling.name, router.direction_tokens, router.threshold_rule)
+        assert found == (
+            ("mean", "completion", "gap") if preset in NANO else ("window", "hack_windows", "quantile")
+        )
+    assert make_pooling("window").size == 8
+    for pooling in ("mean", "last"):
+        config = _composed(
+            f"evil_moe.router.pooling.name={pooling}", "evil_moe.router.direction_tokens=hack_windows"
+        )
+        with pytest.raises(ValueError, match=f"pooling.name={pooling} has none: use pooling.name=window"):
+            check_config(config)
 
 
 @pytest.mark.parametrize("kind", ["monitor", "probe", "judge"])

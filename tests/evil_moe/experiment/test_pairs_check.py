@@ -16,20 +16,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evil_moe import direction_checks
 from evil_moe.adapter import Lora2rConfig, SequenceLayout, lora2r_model
 from evil_moe.adapter.init import initialise
+from evil_moe.direction import contrastive_direction
 from evil_moe.direction_checks import DirectionChecks
 from evil_moe.experiment.assets.problems import Problems, prepare_problems, prompt_messages, verl_rows
 from evil_moe.experiment.commands import pairs_check, pairs_steering
+from evil_moe.experiment.commands.eyes import configured_eye
 from evil_moe.experiment.commands.pairs_check import load_adapted, read_sides
 from evil_moe.experiment.commands.pairs_steering import Steered, generate, steering_reasons
 from evil_moe.experiment.config import compose
 from evil_moe.experiment.run.inputs import fill_in_inputs
 from evil_moe.experiment.run.names import pairs_name
 from evil_moe.experiment.settings import settings_from
-from evil_moe.features import MeanPooling, gradient_features
+from evil_moe.eyes import Eye, Looking
+from evil_moe.features import MeanPooling, gradient_features, make_pooling, normalise_per_module
 from evil_moe.nano_policy import build_model, save, train_tokenizer
 from evil_moe.pairs import load_pairs
+from evil_moe.pairs.reader import PairReader
 from evil_moe.pairs.sides import PairSides, tokenize_side
-from evil_moe.settings import RouterSettings
+from evil_moe.ranks import OneProcess
+from evil_moe.settings import MethodSettings, PairSettings, PlugSettings, RouterSettings
 from evil_moe.steering import input_shifts, steered
 from recipe import cli
 from reward.inoculation import INOCULATIONS
@@ -198,6 +203,33 @@ def test_answers_follow_the_seed_and_the_steering_and_leave_the_global_state(pol
     with steered(tuner, shifts, 50.0):
         assert generate(model, tokenizer, config, problems, seed=0) != plain
     assert generate(model, tokenizer, config, problems, seed=0) == plain
+
+
+def test_the_direction_of_windows_is_one_in_a_run_in_the_checks_and_in_the_table_of_eyes(
+    policy: Path,
+) -> None:
+    config = compose(overrides(policy))
+    pairs = load_pairs(groups="honest_evaluation")
+    model, tokenizer, batch = load_adapted(config, str(policy), settings_from(config.evil_moe), pairs)
+    read_as = PairSettings(groups=["honest_evaluation"], system=config.evil_moe.pairs.system)
+    options = {
+        of: RouterSettings(pooling=PlugSettings("window"), direction_tokens=of)
+        for of in ("hack_only", "hack_windows")
+    }
+    eyes = {of: configured_eye(router) for of, router in options.items()}
+    assert eyes["hack_windows"] == Eye("window", 8, "hack_windows")
+    found = []
+    for of, router in options.items():
+        sides = read_sides(model, batch, router)
+        assert sides.tokens is not None
+        looking = Looking([eyes[of]], *sides.tokens, batch.own_starts[: batch.num_pairs])
+        v = contrastive_direction(normalise_per_module(sides.hack), normalise_per_module(sides.clean))
+        torch.testing.assert_close(looking.routers[0].direction.detach().squeeze(1), v)
+        settings = MethodSettings(router=router, pairs=read_as)
+        run = PairReader(model, settings, make_pooling("window"), tokenizer, OneProcess()).seed_features()
+        torch.testing.assert_close(contrastive_direction(*map(normalise_per_module, run)), v)
+        found.append(v)
+    assert not torch.allclose(*found, atol=1e-2)
 
 
 def sides_by_hand(model: PeftModel, policy: Path, gradient: bool) -> list[Tensor]:
