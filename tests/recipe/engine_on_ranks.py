@@ -46,7 +46,7 @@ POOLINGS: dict[str, dict[str, Any]] = {
     "mean": {},
     "window": {
         "pooling": {"name": "window", "options": {"size": WINDOW, "best": 2}},
-        "direction_tokens": "hack_windows",
+        "direction_tokens": "hack_only",
     },
 }
 FORMS = ("plain", "fused", "gpu")
