@@ -166,6 +166,7 @@ PARTS: dict[str, Callable[[], list[str]]] = {
     "main": main,
     "by-seed": lambda: by_run("nano_main", BY_RUN),
     "windows-on-nano": lambda: by_run("nano_windows", BY_RUN),
+    "nano-long-strengths": lambda: plain("nano_long_strengths"),
     "nano-long-looks": lambda: plain("nano_long_looks"),
     "nano-long-pairs": lambda: by_run("nano_long_pairs", OF_MIX, ("preset", "arm", "seed")),
     "demo": demo,
