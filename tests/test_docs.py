@@ -135,6 +135,23 @@ def test_an_evaluated_run_becomes_a_row_of_a_table(tmp_path: Path, monkeypatch: 
         add_runs.row(folder)
 
 
+def test_measures_become_rows_of_a_table(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts/site")
+    import add_measures  # a script: its folder is no package
+
+    auroc = {"run_tests": 1.0, "stdout_marker": 0.9504, "exit_code": 0.5}
+    row = {"eye": "window 8, completion", "auroc": auroc, "pinned": auroc | {"exit_code": 0.25}, "near": {}}
+    check = {"overrides": ["seed=2", "preset=p"], "eyes": {"rows": [row, row | {"eye": "last, completion"}]}}
+    assert [list(found.values()) for found in add_measures.looks(check)] == [
+        ["p", "2", "window 8, completion", "1.000 0.950 0.500", "1.000 0.950 0.250"]
+    ]
+    rates = {"loophole": 0.5, "hack": 0.25, "solve": 0.125, "compile": 1.0}
+    curve = {"strengths": [{"strength": 0.1, "side": "strength_0.1", **rates}]}
+    assert [list(found.values()) for found in add_measures.strengths(curve)] == [
+        ["0.1", "0.500", "0.250", "0.125", "1.000"]
+    ]
+
+
 def test_every_page_is_in_the_menu():
     menu = (ROOT / "mkdocs.yml").read_text()
     assert [page.name for page in PAGES if f": {page.name}\n" not in menu] == []
